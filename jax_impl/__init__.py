@@ -1,0 +1,1 @@
+"""The training step in JAX, Flax NNX and optax. Imports no torch."""

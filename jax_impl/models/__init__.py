@@ -1,0 +1,110 @@
+"""The four models, split once into a graph definition and plain nested dicts of arrays.
+
+Every key of the dicts is a string, and the keys joined with dots are torch's `state_dict` names, so that the
+bridge between the frameworks is the identity.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jax_impl.models.embedding import EmbeddingModel
+from jax_impl.models.gpt import GPT
+from jax_impl.models.linear import LinearClassifier
+from jax_impl.models.mlp import MLP
+from recipe.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig
+
+# Flax's names for BatchNorm's arrays, and torch's.
+TORCH_NAMES = {"scale": "weight", "mean": "running_mean", "var": "running_var"}
+FLAX_NAMES = {torch: flax for flax, torch in TORCH_NAMES.items()}
+
+Tree = dict[str, Any]
+
+
+class Model(NamedTuple):
+    """A module's structure without its arrays. `params` and `buffers` are trees of jax.ShapeDtypeStruct."""
+
+    graphdef: Any
+    params: Tree
+    buffers: Tree
+
+    def bind(self, params: Tree, buffers: Tree, *, train: bool) -> Any:
+        """The module with these arrays in it, in train or in eval mode; call it inside a trace."""
+        module = nnx.merge(self.graphdef, _state(params, nnx.Param), _state(buffers, nnx.BatchStat))
+        module.train() if train else module.eval()
+        return module
+
+    def buffers_of(self, module: Any) -> Tree:
+        """The buffers of a bound module, updated by its call in train mode."""
+        return _tree(nnx.state(module, nnx.BatchStat))
+
+
+def make_model(config: Config, axis_name: str | None = None) -> Model:
+    """The model that a configuration asks for; its sizes must be filled in. No array is allocated.
+
+    axis_name: the mapped axis over which BatchNorm takes its statistics under pmap.
+    """
+    dtype, param_dtype = jnp.dtype(config.train.dtype), jnp.dtype(config.param_dtype)
+
+    def build() -> nnx.Module:
+        match config.model:
+            case GPTConfig():
+                return GPT(config.model, dtype=dtype, param_dtype=param_dtype, remat=config.train.remat)
+            case LinearConfig():
+                return LinearClassifier(config.model, dtype=dtype, param_dtype=param_dtype)
+            case EmbeddingConfig():
+                return EmbeddingModel(config.model, dtype=dtype, param_dtype=param_dtype)
+            case MLPConfig():
+                return MLP(config.model, dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
+
+    module = nnx.eval_shape(build)
+    for path, part in nnx.iter_modules(module):
+        if hasattr(part, "path"):
+            part.path = ".".join(map(str, path))
+    graphdef, params, buffers = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return Model(graphdef, _tree(params), _tree(buffers))
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+    """{"h": {"0": {"weight": w}}} -> {"h.0.weight": w}, in the order of the names."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join(str(entry.key) for entry in path): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: Mapping[str, Any]) -> Tree:
+    """The inverse of `flatten`."""
+    tree: Tree = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def load_tree(shapes: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
+    """NumPy arrays by name as a tree like `shapes`, in its dtypes. Raises KeyError for a name that is missing."""
+    return unflatten({name: jnp.asarray(arrays[name], s.dtype) for name, s in flatten(shapes).items()})
+
+
+def _tree(state: nnx.State) -> Tree:
+    flat = {
+        ".".join([*map(str, path[:-1]), TORCH_NAMES.get(str(path[-1]), str(path[-1]))]): variable.get_value()
+        for path, variable in nnx.to_flat_state(state)
+    }
+    return unflatten(flat)
+
+
+def _state(tree: Tree, kind: type[nnx.Variable]) -> nnx.State:
+    flat = {}
+    for name, leaf in flatten(tree).items():
+        *parents, last = name.split(".")
+        is_norm = parents[-1:] == ["norm"]
+        last = FLAX_NAMES.get(last, last) if is_norm else last
+        flat[(*(int(p) if p.isdigit() else p for p in parents), last)] = kind(leaf)
+    return nnx.from_flat_state(flat)

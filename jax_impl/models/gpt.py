@@ -1,0 +1,172 @@
+"""nanochat's GPT as of November 2025 (karpathy/nanochat, nanochat/gpt.py).
+
+Notable features:
+- rotary embedding by halves, no learned positions
+- RMSNorm of queries and keys after the rotation
+- grouped key/value heads
+- ReLU squared in an MLP of width 4 D
+- RMSNorm without parameters: after the embedding, before attention, MLP and head
+- no biases, untied head
+- logits softcapped, in float32 or wider
+
+Shapes: B batch, T time, S cached time, D model, H query heads, K key/value heads, C head channels, V vocabulary.
+Names in quotes are the paths of torch's modules, which the parity engine compares one by one.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from jax_impl.models.attention import causal_attention
+from jax_impl.models.layers import Embedding, Linear
+from recipe.config import GPTConfig
+
+# float32's machine epsilon, in every dtype: what torch's F.rms_norm takes for eps=None in float32.
+RMS_NORM_EPS = 1.1920929e-07
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens seen so far, one entry per block, each (B, S, K, C); `length` of S are set."""
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    length: jax.Array
+
+
+def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Cache:
+    """An empty cache for `batch` sequences of at most `size` tokens."""
+    empty_BSKC = jnp.zeros((batch, size, config.key_value_heads, config.head_dim), dtype)
+    return Cache((empty_BSKC,) * config.depth, (empty_BSKC,) * config.depth, jnp.int32(0))
+
+
+def rms_norm(x: jax.Array) -> jax.Array:
+    """x / rms(x) over the last axis, computed in float32 or wider, returned in the type of x (arXiv:1910.07467)."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + RMS_NORM_EPS)).astype(x.dtype)
+
+
+def rotary_table(config: GPTConfig, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of position * theta^(-2i/C), each (length, C/2), computed in float64 and rounded once.
+
+    Upstream computes in float32, where the angle at position 2048 is off by 1e-4; rounded once, the table is the
+    same number in both frameworks.
+    """
+    frequency = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    angle_TC = np.arange(length)[:, None] * frequency[None, :]
+    dtype = jnp.dtype(config.rotary_dtype)
+    return np.cos(angle_TC).astype(dtype), np.sin(angle_TC).astype(dtype)
+
+
+def apply_rotary(x_BTHC: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array) -> jax.Array:
+    """Rotate each pair (x[i], x[i + C/2]) by minus its angle, as upstream does (arXiv:2104.09864, by halves)."""
+    half = x_BTHC.shape[-1] // 2
+    x1, x2 = x_BTHC[..., :half], x_BTHC[..., half:]
+    wide = jnp.promote_types(x_BTHC.dtype, cos_TC.dtype)
+    cos, sin = cos_TC[:, None, :].astype(wide), sin_TC[:, None, :].astype(wide)
+    rotated = jnp.concatenate([x1 * cos + x2 * sin, x2 * cos - x1 * sin], axis=-1)
+    return rotated.astype(x_BTHC.dtype)
+
+
+class CausalSelfAttention(nnx.Module):
+    def __init__(self, config: GPTConfig, param_dtype: jnp.dtype):
+        self.config = config
+        width, kv_width = config.width, config.key_value_heads * config.head_dim
+        self.c_q = Linear(width, width, bias=False, param_dtype=param_dtype)
+        self.c_k = Linear(width, kv_width, bias=False, param_dtype=param_dtype)
+        self.c_v = Linear(width, kv_width, bias=False, param_dtype=param_dtype)
+        self.c_proj = Linear(width, width, bias=False, param_dtype=param_dtype)
+        self.path = ""
+
+    def __call__(self, x_BTD, cos_TC, sin_TC, cached=None):
+        """x (B, T, D) -> (B, T, D), and the block's keys and values (B, S, K, C).
+
+        cached: keys, values and length of what came before; the new ones are written behind it.
+        """
+        B, T, D = x_BTD.shape
+        q_BTHC = self.c_q(x_BTD).reshape(B, T, self.config.heads, self.config.head_dim)
+        k_BTKC = self.c_k(x_BTD).reshape(B, T, self.config.key_value_heads, self.config.head_dim)
+        v_BTKC = self.c_v(x_BTD).reshape(B, T, self.config.key_value_heads, self.config.head_dim)
+        q_BTHC = checkpoint_name(rms_norm(apply_rotary(q_BTHC, cos_TC, sin_TC)), f"{self.path}.q")
+        k_BTKC = checkpoint_name(rms_norm(apply_rotary(k_BTKC, cos_TC, sin_TC)), f"{self.path}.k")
+        start = 0
+        if cached is not None:
+            keys_BSKC, values_BSKC, start = cached
+            k_BTKC = jax.lax.dynamic_update_slice_in_dim(keys_BSKC, k_BTKC, start, axis=1)
+            v_BTKC = jax.lax.dynamic_update_slice_in_dim(values_BSKC, v_BTKC, start, axis=1)
+        y_BTHC = causal_attention(q_BTHC, k_BTKC, v_BTKC, start)
+        y_BTD = checkpoint_name(y_BTHC.reshape(B, T, D), f"{self.path}.y")
+        return checkpoint_name(self.c_proj(y_BTD), self.path), (k_BTKC, v_BTKC)
+
+
+class MLP(nnx.Module):
+    def __init__(self, config: GPTConfig, param_dtype: jnp.dtype):
+        self.c_fc = Linear(config.width, 4 * config.width, bias=False, param_dtype=param_dtype)
+        self.c_proj = Linear(4 * config.width, config.width, bias=False, param_dtype=param_dtype)
+        self.path = ""
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """x (B, T, D) -> (B, T, D)."""
+        x_BTF = checkpoint_name(jnp.square(jax.nn.relu(self.c_fc(x_BTD))), f"{self.path}.relu_squared")
+        return checkpoint_name(self.c_proj(x_BTF), self.path)
+
+
+class Block(nnx.Module):
+    def __init__(self, config: GPTConfig, param_dtype: jnp.dtype):
+        self.attn = CausalSelfAttention(config, param_dtype)
+        self.mlp = MLP(config, param_dtype)
+        self.path = ""
+
+    def __call__(self, x_BTD, cos_TC, sin_TC, cached=None):
+        """x (B, T, D) -> (B, T, D), and the block's keys and values."""
+        y_BTD, kv = self.attn(rms_norm(x_BTD), cos_TC, sin_TC, cached)
+        x_BTD = x_BTD + y_BTD
+        x_BTD = x_BTD + self.mlp(rms_norm(x_BTD))
+        return checkpoint_name(x_BTD, self.path), kv
+
+
+class GPT(nnx.Module):
+    def __init__(self, config: GPTConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, remat: bool = False):
+        assert config.vocab_size is not None
+        self.config = config
+        self.remat = remat
+        self.wte = Embedding(config.vocab_size, config.width, dtype=dtype, param_dtype=param_dtype)
+        self.h = nnx.List([Block(config, param_dtype) for _ in range(config.depth)])
+        self.lm_head = Linear(config.width, config.vocab_size, bias=False, param_dtype=param_dtype)
+
+    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        """tokens (B, T) int -> logits (B, T, V), float32 or wider, within (-softcap, softcap)."""
+        cos_TC, sin_TC = map(jnp.asarray, rotary_table(self.config, tokens_BT.shape[1]))
+        x_BTD = self._embed(tokens_BT)
+        for block in self.h:
+            run = jax.checkpoint(block) if self.remat else block
+            x_BTD, _ = run(x_BTD, cos_TC, sin_TC)
+        return self._head(x_BTD)
+
+    def decode(self, tokens_BT: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """The same logits for T more tokens behind those in the cache, and the cache with them in it.
+
+        Tokens past the cache's size would overwrite its end: the caller keeps length + T <= S.
+        """
+        T, size = tokens_BT.shape[1], cache.keys[0].shape[1]
+        table = [jnp.asarray(t) for t in rotary_table(self.config, size)]
+        cos_TC, sin_TC = (jax.lax.dynamic_slice_in_dim(t, cache.length, T) for t in table)
+        x_BTD = self._embed(tokens_BT)
+        keys, values = [], []
+        for block, k_BSKC, v_BSKC in zip(self.h, cache.keys, cache.values, strict=True):
+            x_BTD, (k_BSKC, v_BSKC) = block(x_BTD, cos_TC, sin_TC, (k_BSKC, v_BSKC, cache.length))
+            keys.append(k_BSKC)
+            values.append(v_BSKC)
+        return self._head(x_BTD), Cache(tuple(keys), tuple(values), cache.length + T)
+
+    def _embed(self, tokens_BT: jax.Array) -> jax.Array:
+        return checkpoint_name(rms_norm(self.wte(tokens_BT)), "embed_norm")
+
+    def _head(self, x_BTD: jax.Array) -> jax.Array:
+        logits_BTV = self.lm_head(checkpoint_name(rms_norm(x_BTD), "final_norm"))
+        logits_BTV = logits_BTV.astype(jnp.promote_types(logits_BTV.dtype, jnp.float32))
+        return self.config.softcap * jnp.tanh(logits_BTV / self.config.softcap)
