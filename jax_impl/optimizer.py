@@ -1,0 +1,128 @@
+"""Which parameter gets which optimizer: labels by name, one transformation per label, clipping before all."""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_impl.models import flatten, unflatten
+from jax_impl.muon import muon
+from jax_impl.schedule import decay_multiplier, lr_multiplier, muon_momentum
+from recipe.config import Config, GPTConfig
+from recipe.errors import UserError
+
+# Every parameter's whole name matches one pattern, and every pattern at least one parameter.
+LABELS: dict[str, dict[str, str]] = {
+    "gpt": {
+        r"wte\.weight": "embedding",
+        r"h\.\d+\.(attn\.c_[qkv]|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight": "matrix",
+        r"lm_head\.weight": "head",
+    },
+    "linear": {r"linear\.weight": "matrix", r"linear\.bias": "vector"},
+    "embedding": {r"embedding\.weight": "embedding", r"linear\.weight": "matrix"},
+    "mlp": {r"fc[12]\.weight": "matrix", r"(fc[12]|norm)\.bias|norm\.weight": "vector"},
+}
+
+CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm; optax.clip_by_global_norm does not
+
+
+class Group(NamedTuple):
+    """What one label's parameters get."""
+
+    algorithm: str  # "muon", "sgd" or "adamw"
+    learning_rate: float  # peak rate
+    weight_decay: float  # decoupled, multiplied by the rate
+
+
+def label_parameters(config: Config, names: list[str]) -> dict[str, str]:
+    """Name -> label. Raises UserError for a name that matches no or several patterns, or an idle pattern."""
+    patterns = LABELS[config.model_name]
+    labels = {}
+    for name in names:
+        found = [label for pattern, label in patterns.items() if re.fullmatch(pattern, name)]
+        if len(found) != 1:
+            raise UserError(f"parameter {name!r} matches {len(found)} optimizer patterns; it must match one")
+        labels[name] = found[0]
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise UserError(f"optimizer pattern {pattern!r} matches no parameter")
+    return labels
+
+
+def optimizer_groups(config: Config) -> dict[str, Group]:
+    """Label -> Group. Under `--optimizer adamw` all labels get the one AdamW; vectors are never decayed."""
+    o = config.optimizer
+    if o.optimizer == "adamw":
+        weights = Group("adamw", o.adamw_lr, o.weight_decay)
+        groups = {"embedding": weights, "matrix": weights, "head": weights}
+    else:
+        # Upstream tuned the rates of embedding and head at width 768; they fall as its root.
+        width_scale = (config.model.width / 768) ** -0.5 if isinstance(config.model, GPTConfig) else 1.0
+        groups = {
+            "embedding": Group("adamw", o.embedding_lr * width_scale, o.weight_decay),
+            "matrix": Group(o.matrix_optimizer, o.matrix_lr, o.matrix_weight_decay),
+            "head": Group("adamw", o.head_lr * width_scale, o.weight_decay),
+        }
+    return {**groups, "vector": Group("adamw", o.adamw_lr, 0.0)}
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scale all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does."""
+
+    def update(grads: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        factor = jnp.minimum(1.0, max_norm / (optax.global_norm(grads) + CLIP_EPS))
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def make_optimizer(config: Config, params: Any) -> optax.GradientTransformation:
+    """Clipping over the whole tree, then `optax.multi_transform` by label. `params` is read for its names only."""
+    labels = label_parameters(config, list(flatten(params)))
+    used = set(labels.values())
+    transforms = {
+        label: make_transform(config, group) for label, group in optimizer_groups(config).items() if label in used
+    }
+    by_label = optax.multi_transform(transforms, unflatten(labels))
+    if config.optimizer.clip_norm == 0:
+        return by_label
+    return optax.chain(clip_by_global_norm(config.optimizer.clip_norm), by_label)
+
+
+def make_transform(config: Config, group: Group) -> optax.GradientTransformation:
+    """One group's optimizer with its schedules."""
+    o, steps = config.optimizer, config.train.steps
+
+    def learning_rate(count):
+        return group.learning_rate * lr_multiplier(o, steps, count)
+
+    def weight_decay(count):
+        return group.weight_decay * decay_multiplier(o, steps, count)
+
+    match group.algorithm:
+        case "muon":
+            return muon(
+                learning_rate,
+                lambda count: muon_momentum(o, count),
+                weight_decay,
+                steps=o.newton_schulz_steps,
+                dtype=newton_schulz_dtype(config),
+            )
+        case "sgd":
+            return optax.chain(
+                optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate)
+            )
+        case "adamw":
+            return optax.adamw(learning_rate, o.beta1, o.beta2, o.eps, weight_decay=weight_decay)
+    raise AssertionError(group.algorithm)
+
+
+def newton_schulz_dtype(config: Config) -> jnp.dtype:
+    """The type of the orthogonalization; see `OptimizerConfig.newton_schulz_dtype`."""
+    if config.optimizer.newton_schulz_dtype != "auto":
+        return jnp.dtype(config.optimizer.newton_schulz_dtype)
+    if config.train.dtype == "float64":
+        return jnp.dtype("float64")
+    return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")

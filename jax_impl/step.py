@@ -1,0 +1,127 @@
+"""The train step and the eval step: pure functions on plain trees.
+
+jit, pmap, sharding and donation are applied outside, in `parallel.py`. Shapes: A micro-steps, B batch, the rest as
+in the models.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_impl.losses import Sums, loss_sums
+from jax_impl.models import Model, Tree, flatten, load_tree
+from jax_impl.schedule import lr_multiplier
+from recipe.config import Config
+
+Batch = dict[str, jax.Array]
+
+
+class State(NamedTuple):
+    """All that a training step changes, and all that a checkpoint holds."""
+
+    params: Tree
+    buffers: Tree  # BatchNorm's running statistics: neither differentiated nor decayed
+    opt_state: Any
+    step: jax.Array  # optimizer steps taken, int32
+    key: jax.Array  # raw random key, uint32 (2,); folded with the step, never replaced
+
+
+def init_state(
+    model: Model, optimizer: optax.GradientTransformation, weights: dict[str, Any], seed: int
+) -> State:
+    """A state at step 0 from arrays by name, parameters and buffers alike."""
+    params = load_tree(model.params, weights)
+    buffers = load_tree(model.buffers, weights)
+    key = jax.random.key_data(jax.random.key(seed))
+    return State(params, buffers, optimizer.init(params), jnp.zeros([], jnp.int32), key)
+
+
+def forward(module: Any, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+    """The logits of one micro-batch."""
+    if "tokens" in batch:
+        return module(batch["tokens"])
+    if hasattr(module, "dropout"):
+        return module(batch["inputs"], key, batch.get("dropout_mask"))
+    return module(batch["inputs"])
+
+
+def micro_step(
+    model: Model, params: Tree, buffers: Tree, micro_batch: Batch, key: jax.Array
+) -> tuple[Sums, Tree, Tree]:
+    """Sums, new buffers and the gradient of the summed (not mean) loss of one micro-batch."""
+
+    def summed_loss(params: Tree) -> tuple[jax.Array, tuple[Sums, Tree]]:
+        module = model.bind(params, buffers, train=True)
+        sums = loss_sums(forward(module, micro_batch, key), micro_batch["targets"])
+        return sums.nats, (sums, model.buffers_of(module))
+
+    grads, (sums, new_buffers) = jax.grad(summed_loss, has_aux=True)(params)
+    return sums, new_buffers, grads
+
+
+def train_step(
+    config: Config,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batch: Batch,
+    axis_name: str | None = None,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One optimizer step on a batch of A micro-batches, each array (A, B, ...).
+
+    The loss is the mean over all targets of the step that count: sums are added over micro-steps and over the
+    devices of `axis_name`, and divided once. Metrics: loss (nats), grad_norm (before clipping), learning_rate
+    (the matrices'), leaf_norms (one per parameter, to name a tensor that is not finite).
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+    def accumulate(carry: tuple[Sums, Tree, Tree], micro: tuple[jax.Array, Batch]):
+        sums, buffers, grads = carry
+        number, micro_batch = micro
+        more, buffers, more_grads = micro_step(
+            model, state.params, buffers, micro_batch, jax.random.fold_in(key, number)
+        )
+        return (jax.tree.map(jnp.add, sums, more), buffers, jax.tree.map(jnp.add, grads, more_grads)), None
+
+    micro_steps = batch["targets"].shape[0]
+    if micro_steps == 1:
+        first = jax.tree.map(lambda x: x[0], batch)
+        sums, buffers, grads = micro_step(
+            model, state.params, state.buffers, first, jax.random.fold_in(key, 0)
+        )
+    else:
+        shapes = jax.eval_shape(
+            lambda: micro_step(model, state.params, state.buffers, jax.tree.map(lambda x: x[0], batch), key)
+        )
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
+        carry = (zeros[0], state.buffers, zeros[1])
+        (sums, buffers, grads), _ = jax.lax.scan(accumulate, carry, (jnp.arange(micro_steps), batch))
+    if axis_name is not None:
+        sums, grads = jax.lax.psum((sums, grads), axis_name)
+
+    targets = jnp.maximum(sums.targets, 1)
+    grads = jax.tree.map(lambda g: g / targets.astype(g.dtype), grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    o = config.optimizer
+    peak = o.adamw_lr if o.optimizer == "adamw" else o.matrix_lr
+    metrics = {
+        "loss": sums.nats / targets,
+        "grad_norm": optax.global_norm(grads),
+        "learning_rate": peak * lr_multiplier(o, config.train.steps, state.step),
+        "leaf_norms": jnp.stack([jnp.linalg.norm(g.ravel()) for g in flatten(grads).values()]),
+    }
+    return State(params, buffers, opt_state, state.step + 1, state.key), metrics
+
+
+def eval_step(
+    model: Model, params: Tree, buffers: Tree, batch: Batch, axis_name: str | None = None
+) -> Sums:
+    """The sums of one batch (B, ...) in eval mode."""
+    module = model.bind(params, buffers, train=False)
+    sums = loss_sums(forward(module, batch), batch["targets"], batch.get("target_bytes"))
+    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
