@@ -83,7 +83,9 @@ def make_optimizer(config: Config, params: Any) -> optax.GradientTransformation:
     labels = label_parameters(config, list(flatten(params)))
     used = set(labels.values())
     transforms = {
-        label: make_transform(config, group) for label, group in optimizer_groups(config).items() if label in used
+        label: make_transform(config, group)
+        for label, group in optimizer_groups(config).items()
+        if label in used
     }
     by_label = optax.multi_transform(transforms, unflatten(labels))
     if config.optimizer.clip_norm == 0:

@@ -118,9 +118,7 @@ def train_step(
     return State(params, buffers, opt_state, state.step + 1, state.key), metrics
 
 
-def eval_step(
-    model: Model, params: Tree, buffers: Tree, batch: Batch, axis_name: str | None = None
-) -> Sums:
+def eval_step(model: Model, params: Tree, buffers: Tree, batch: Batch, axis_name: str | None = None) -> Sums:
     """The sums of one batch (B, ...) in eval mode."""
     module = model.bind(params, buffers, train=False)
     sums = loss_sums(forward(module, batch), batch["targets"], batch.get("target_bytes"))

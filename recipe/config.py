@@ -350,7 +350,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.target_flops is not None and self.tokens_per_parameter is not None:
-            raise UserError("--target-flops and --tokens-per-parameter both set the horizon; pass one of them")
+            raise UserError(
+                "--target-flops and --tokens-per-parameter both set the horizon; pass one of them"
+            )
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def make_model(config: Config, axis_name: str | None = None) -> Model:
         if hasattr(part, "path"):
             part.path = ".".join(map(str, path))
     graphdef, params, buffers = nnx.split(module, nnx.Param, nnx.BatchStat)
-    return Model(graphdef, _tree(params), _tree(buffers))
+    # Flax makes running statistics float32 whatever the parameters are; torch gives both one type.
+    buffers = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, param_dtype), _tree(buffers))
+    return Model(graphdef, _tree(params), buffers)
 
 
 def flatten(tree: Tree) -> dict[str, Any]:

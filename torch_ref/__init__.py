@@ -1,0 +1,1 @@
+"""The same training step in plain PyTorch. Imports no jax."""

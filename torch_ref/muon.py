@@ -1,0 +1,67 @@
+"""Muon: momentum, orthogonalized by Newton-Schulz (Keller Jordan, https://kellerjordan.github.io/posts/muon).
+
+Shapes: N matrices of one shape stacked, M rows, K columns.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; chosen for a steep slope at zero
+EPS = 1e-7  # added to the Frobenius norm
+
+
+def orthogonalize(x_NMK: torch.Tensor, steps: int, dtype: torch.dtype) -> torch.Tensor:
+    """Push the singular values of each matrix towards 1, into about [0.7, 1.2]; computed and returned in `dtype`.
+
+    Each iteration is X <- a X + (b A + c A^2) X with A = X X^T, on the wide orientation, where A is smaller.
+    """
+    a, b, c = COEFFICIENTS
+    x_NMK = x_NMK.to(dtype)
+    tall = x_NMK.shape[-2] > x_NMK.shape[-1]
+    if tall:
+        x_NMK = x_NMK.mT
+    x_NMK = x_NMK / (x_NMK.norm(dim=(-2, -1), keepdim=True) + EPS)
+    for _ in range(steps):
+        a_NMM = x_NMK @ x_NMK.mT
+        x_NMK = a * x_NMK + (b * a_NMM + c * (a_NMM @ a_NMM)) @ x_NMK
+    return x_NMK.mT if tall else x_NMK
+
+
+def shape_scale(shape: torch.Size) -> float:
+    """max(1, rows/columns)^1/2: a tall matrix (out > in) takes larger steps."""
+    return max(1.0, shape[-2] / shape[-1]) ** 0.5
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum as an EMA without bias correction, orthogonalized, with decoupled decay.
+
+    m <- mu m + (1 - mu) g;  u = mu m + (1 - mu) g;  p <- p - lr (scale * orthogonalize(u) + wd p)
+    Source: karpathy/nanochat, nanochat/muon.py. torch.optim.Muon differs in its scale's default alone.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        *,
+        steps: int,
+        dtype: torch.dtype,
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.steps, self.dtype = steps, dtype
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One update of every parameter; all must have a gradient."""
+        if closure is not None:
+            raise ValueError("Muon takes no closure")
+        for group in self.param_groups:
+            mu, lr, decay = group["momentum"], group["lr"], group["weight_decay"]
+            for p in group["params"]:
+                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - mu)
+                direction = orthogonalize(p.grad.lerp(buffer, mu), self.steps, self.dtype)
+                p.mul_(1 - lr * decay).add_(direction.to(p.dtype), alpha=-lr * shape_scale(p.shape))

@@ -1,0 +1,29 @@
+"""Learning-rate multiplier, Muon's momentum and weight decay as functions of the step, in plain Python.
+
+Source: karpathy/nanochat, scripts/base_train.py, `get_lr_multiplier` and `get_muon_momentum`. The first step is 0.
+"""
+
+from recipe.config import OptimizerConfig
+
+
+def lr_multiplier(config: OptimizerConfig, steps: int, step: int) -> float:
+    """Warm-up from 1/n to 1, constant, then down to `final_lr_fraction`, which only step `steps` would reach."""
+    warmup = round(config.warmup_fraction * steps)
+    warmdown = round(config.warmdown_fraction * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if step <= steps - warmdown:
+        return 1.0
+    left = (steps - step) / warmdown
+    return left + (1 - left) * config.final_lr_fraction
+
+
+def muon_momentum(config: OptimizerConfig, step: int) -> float:
+    """Linear from `momentum_start` to `momentum_end` over `momentum_steps`, constant after."""
+    share = min(step / config.momentum_steps, 1)
+    return (1 - share) * config.momentum_start + share * config.momentum_end
+
+
+def decay_multiplier(config: OptimizerConfig, steps: int, step: int) -> float:
+    """1, or linearly from 1 down to 0 over the run."""
+    return 1.0 if config.decay_schedule == "constant" else 1 - step / steps

@@ -1,0 +1,71 @@
+"""The train step and the eval step: forward, backward, clip, step each optimizer, zero_grad.
+
+Shapes: A micro-steps, B batch, the rest as in the models.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from recipe.config import Config
+from torch_ref.losses import IGNORE, Sums, loss_sums
+from torch_ref.optimizer import clip_by_global_norm, set_schedule
+
+Batch = dict[str, torch.Tensor]
+
+
+def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """The logits of one micro-batch."""
+    if "tokens" in batch:
+        return model(batch["tokens"])
+    if "dropout_mask" in batch:
+        return model(batch["inputs"], batch["dropout_mask"])
+    return model(batch["inputs"])
+
+
+def train_step(
+    config: Config,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    step: int,
+    batch: Batch,
+) -> dict[str, torch.Tensor | float]:
+    """One optimizer step on a batch of A micro-batches, each tensor (A, B, ...); `model` is in train mode.
+
+    The loss is the mean over all targets of the step that count, of all processes: each micro-batch's summed loss
+    is divided by that count before backward. Under DistributedDataParallel, which averages gradients over
+    processes, the loss is multiplied by their number. Metrics: loss (nats), grad_norm (before clipping),
+    learning_rate (the matrices').
+    """
+    learning_rate = set_schedule(config, optimizers, step)
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    targets = (batch["targets"] != IGNORE).sum()
+    if processes > 1:
+        dist.all_reduce(targets)
+    targets = targets.clamp(min=1)
+
+    loss = torch.zeros((), dtype=torch.float64 if config.train.dtype == "float64" else torch.float32)
+    for number in range(batch["targets"].shape[0]):
+        micro_batch = {name: tensor[number] for name, tensor in batch.items()}
+        sums = loss_sums(forward(model, micro_batch), micro_batch["targets"])
+        (processes * sums.nats / targets).backward()
+        loss += (sums.nats / targets).detach()
+    if processes > 1:
+        dist.all_reduce(loss)
+
+    grad_norm = clip_by_global_norm(model, config.optimizer.clip_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    return {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+
+
+@torch.no_grad()
+def eval_step(model: nn.Module, batch: Batch) -> Sums:
+    """The sums of one batch (B, ...); `model` is in eval mode."""
+    sums = loss_sums(forward(model, batch), batch["targets"], batch.get("target_bytes"))
+    if dist.is_initialized():
+        for tensor in sums:
+            dist.all_reduce(tensor)
+    return sums
