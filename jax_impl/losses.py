@@ -58,7 +58,5 @@ def loss_sums(logits: jax.Array, targets: jax.Array, target_bytes: jax.Array | N
         targets=jnp.sum(counts, dtype=jnp.int32),
         correct=jnp.sum(counts & (predicted == targets), dtype=jnp.int32),
         byte_nats=jnp.sum(jnp.where(text, nats, 0)),
-        bytes=jnp.sum(jnp.where(text, target_bytes, 0), dtype=jnp.int32)
-        if target_bytes is not None
-        else jnp.int32(0),
+        bytes=jnp.sum(jnp.where(text, target_bytes, 0), dtype=jnp.int32) if target_bytes is not None else jnp.int32(0),
     )

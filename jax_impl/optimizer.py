@@ -22,7 +22,7 @@ LABELS: dict[str, dict[str, str]] = {
     },
     "linear": {r"linear\.weight": "matrix", r"linear\.bias": "vector"},
     "embedding": {r"embedding\.weight": "embedding", r"linear\.weight": "matrix"},
-    "mlp": {r"fc[12]\.weight": "matrix", r"(fc[12]|norm)\.bias|norm\.weight": "vector"},
+    "mlp": {r"fc[12]\.weight": "matrix", r"fc2\.bias|norm\.(weight|bias)": "vector"},
 }
 
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm; optax.clip_by_global_norm does not
@@ -83,9 +83,7 @@ def make_optimizer(config: Config, params: Any) -> optax.GradientTransformation:
     labels = label_parameters(config, list(flatten(params)))
     used = set(labels.values())
     transforms = {
-        label: make_transform(config, group)
-        for label, group in optimizer_groups(config).items()
-        if label in used
+        label: make_transform(config, group) for label, group in optimizer_groups(config).items() if label in used
     }
     by_label = optax.multi_transform(transforms, unflatten(labels))
     if config.optimizer.clip_norm == 0:
@@ -113,9 +111,7 @@ def make_transform(config: Config, group: Group) -> optax.GradientTransformation
                 dtype=newton_schulz_dtype(config),
             )
         case "sgd":
-            return optax.chain(
-                optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate)
-            )
+            return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
         case "adamw":
             return optax.adamw(learning_rate, o.beta1, o.beta2, o.eps, weight_decay=weight_decay)
     raise AssertionError(group.algorithm)

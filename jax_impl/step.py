@@ -28,9 +28,7 @@ class State(NamedTuple):
     key: jax.Array  # raw random key, uint32 (2,); folded with the step, never replaced
 
 
-def init_state(
-    model: Model, optimizer: optax.GradientTransformation, weights: dict[str, Any], seed: int
-) -> State:
+def init_state(model: Model, optimizer: optax.GradientTransformation, weights: dict[str, Any], seed: int) -> State:
     """A state at step 0 from arrays by name, parameters and buffers alike."""
     params = load_tree(model.params, weights)
     buffers = load_tree(model.buffers, weights)
@@ -90,9 +88,7 @@ def train_step(
     micro_steps = batch["targets"].shape[0]
     if micro_steps == 1:
         first = jax.tree.map(lambda x: x[0], batch)
-        sums, buffers, grads = micro_step(
-            model, state.params, state.buffers, first, jax.random.fold_in(key, 0)
-        )
+        sums, buffers, grads = micro_step(model, state.params, state.buffers, first, jax.random.fold_in(key, 0))
     else:
         shapes = jax.eval_shape(
             lambda: micro_step(model, state.params, state.buffers, jax.tree.map(lambda x: x[0], batch), key)

@@ -62,15 +62,11 @@ def _split_model(argv: list[str]) -> tuple[str, Config, list[str]]:
         del rest[at : at + (1 if "=" in rest[at] else 2)]
         if given not in PRESETS or PRESETS[given].model_name != model:
             known = [name for name, preset in PRESETS.items() if preset.model_name == model]
-            raise UserError(
-                f"unknown preset {given!r} of {model}; choose one of {known or 'none: it has no presets'}"
-            )
+            raise UserError(f"unknown preset {given!r} of {model}; choose one of {known or 'none: it has no presets'}")
         default = PRESETS[given]
     if "--help" in names or "-h" in names:
         presets = ", ".join(PRESETS)
-        print(
-            f"MODEL is one of {', '.join(MODELS)} (gpt when left out); --preset is one of {presets} (gpt only)."
-        )
+        print(f"MODEL is one of {', '.join(MODELS)} (gpt when left out); --preset is one of {presets} (gpt only).")
         print("The flags below are those of the model chosen, with its defaults.\n")
     return model, default, rest
 

@@ -129,9 +129,7 @@ class LinearConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.head == "sigmoid" and self.classes not in (None, 2):
-            raise UserError(
-                f"--head sigmoid separates 2 classes, the data has {self.classes}; pass --head softmax"
-            )
+            raise UserError(f"--head sigmoid separates 2 classes, the data has {self.classes}; pass --head softmax")
 
     @property
     def logits(self) -> int:
@@ -350,9 +348,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.target_flops is not None and self.tokens_per_parameter is not None:
-            raise UserError(
-                "--target-flops and --tokens-per-parameter both set the horizon; pass one of them"
-            )
+            raise UserError("--target-flops and --tokens-per-parameter both set the horizon; pass one of them")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ RULES = (
     Rule(r"h\.\d+\.attn\.c_[qkv]\.weight", "scaled_normal", "scaled_normal"),
     Rule(r"h\.\d+\.mlp\.c_fc\.weight", "scaled_normal", "scaled_normal"),
     Rule(r"embedding\.weight", "unit_normal", "unit_normal"),
-    Rule(r"(linear|fc1|fc2)\.(weight|bias)", "torch_linear", "torch_linear"),
+    Rule(r"(linear|fc2)\.(weight|bias)|fc1\.weight", "torch_linear", "torch_linear"),
     Rule(r"norm\.weight", "ones", "near_one"),
     Rule(r"norm\.bias", "zeros", "small_normal"),
     Rule(r"norm\.running_mean", "zeros", "zeros"),
@@ -42,9 +42,7 @@ RULES = (
 )
 
 
-def initial_weights(
-    shapes: Mapping[str, tuple[int, ...]], seed: int, init: Init = "native"
-) -> dict[str, np.ndarray]:
+def initial_weights(shapes: Mapping[str, tuple[int, ...]], seed: int, init: Init = "native") -> dict[str, np.ndarray]:
     """Float64 arrays for every name in `shapes` (weights are (out, in), embeddings (vocabulary, channels)).
 
     Raises UserError if a name matches no rule or more than one.

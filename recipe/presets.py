@@ -49,8 +49,6 @@ PRESETS: dict[str, Config] = {
     "nanochat-d20": Config(
         model=GPTConfig(depth=20, head_dim=128, rotary_dtype="bfloat16"),
         data=CorpusConfig(sequence_len=2048, tokenizer="bpe", bpe_vocab_size=65536),
-        train=TrainConfig(
-            tokens_per_parameter=20, batch_tokens=524288, dtype="bfloat16", matmul_precision="default"
-        ),
+        train=TrainConfig(tokens_per_parameter=20, batch_tokens=524288, dtype="bfloat16", matmul_precision="default"),
     ),
 }

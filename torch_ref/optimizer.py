@@ -20,7 +20,7 @@ LABELS: dict[str, dict[str, str]] = {
     },
     "linear": {r"linear\.weight": "matrix", r"linear\.bias": "vector"},
     "embedding": {r"embedding\.weight": "embedding", r"linear\.weight": "matrix"},
-    "mlp": {r"fc[12]\.weight": "matrix", r"(fc[12]|norm)\.bias|norm\.weight": "vector"},
+    "mlp": {r"fc[12]\.weight": "matrix", r"fc2\.bias|norm\.(weight|bias)": "vector"},
 }
 
 
@@ -96,9 +96,7 @@ def setup_optimizers(config: Config, model: nn.Module) -> list[torch.optim.Optim
         optimizers.append(torch.optim.AdamW(by_algorithm["adamw"], betas=(o.beta1, o.beta2), eps=o.eps))
     if by_algorithm["muon"]:
         dtype, steps = newton_schulz_dtype(config), o.newton_schulz_steps
-        optimizers.append(
-            Muon(by_algorithm["muon"], o.matrix_lr, o.momentum_start, 0.0, steps=steps, dtype=dtype)
-        )
+        optimizers.append(Muon(by_algorithm["muon"], o.matrix_lr, o.momentum_start, 0.0, steps=steps, dtype=dtype))
     if by_algorithm["sgd"]:
         # Without momentum, torch's L2 decay and decoupled decay are the same: p <- p - lr (g + wd p).
         optimizers.append(torch.optim.SGD(by_algorithm["sgd"]))

@@ -44,14 +44,16 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class MLP(nnx.Module):
-    """fc2(dropout(relu(norm(fc1(x)))))."""
+    """fc2(dropout(relu(norm(fc1(x))))).
 
-    def __init__(
-        self, config: MLPConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, axis_name: str | None = None
-    ):
+    fc1 has no bias: the normalization subtracts it again, its gradient is rounding noise, and Adam, which divides by
+    the gradient's size, would turn that noise into updates.
+    """
+
+    def __init__(self, config: MLPConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, axis_name: str | None = None):
         assert config.features is not None
         assert config.classes is not None
-        self.fc1 = Linear(config.features, config.hidden, bias=True, param_dtype=param_dtype)
+        self.fc1 = Linear(config.features, config.hidden, bias=False, param_dtype=param_dtype)
         self.norm = BatchNorm(config, dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
         self.dropout = nnx.Dropout(config.dropout)
         self.fc2 = Linear(config.hidden, config.classes, bias=True, param_dtype=param_dtype)

@@ -5,11 +5,12 @@
 
 from pathlib import Path
 
-from recipe.config import Config, CorpusConfig
+from recipe.config import Config, CorpusConfig, EmbeddingConfig, GPTConfig
 from recipe.data.corpus import load_corpus
 from recipe.data.interface import Batch, BatchSource, Data
 from recipe.data.tabular import load_table
 from recipe.data.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+from recipe.errors import UserError
 
 __all__ = [
     "BPETokenizer",
@@ -28,6 +29,31 @@ def load_data(config: Config, tokenizer_path: Path | None = None) -> Data:
 
     Raises UserError for whatever is wrong with the files, the tokenizer, or the sizes asked for.
     """
+    if isinstance(config.data, CorpusConfig) != isinstance(config.model, GPTConfig | EmbeddingConfig):
+        kind = "text" if isinstance(config.data, CorpusConfig) else "a table"
+        raise UserError(f"{config.model_name} cannot be trained on {kind}; choose another model")
     if isinstance(config.data, CorpusConfig):
-        return load_corpus(config, config.data, tokenizer_path)
-    return load_table(config, config.data)
+        data = load_corpus(config, config.data, tokenizer_path)
+    else:
+        data = load_table(config, config.data)
+    _check_model(config, data)
+    return data
+
+
+def _check_model(config: Config, data: Data) -> None:
+    """Sizes given for the model must fit the data: a framework may clamp an index out of range in silence."""
+    model = config.model
+    if isinstance(model, GPTConfig | EmbeddingConfig):
+        assert data.tokenizer is not None
+        if model.vocab_size is not None and model.vocab_size < data.tokenizer.vocab_size:
+            raise UserError(
+                f"--vocab-size is {model.vocab_size}, the tokenizer has {data.tokenizer.vocab_size} tokens; "
+                "raise it or leave it out"
+            )
+        return
+    for name, given, found in (
+        ("features", model.features, data.features),
+        ("classes", model.classes, data.classes),
+    ):
+        if given not in (None, found):
+            raise UserError(f"--{name} is {given}, the data has {found}; leave it out")

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ def read_entry(folder: Path) -> TokenizedCorpus | None:
 def write_entry(folder: Path, pieces: Iterable[SplitPiece], tokenizer: Tokenizer) -> TokenizedCorpus:
     """Tokenizes `pieces` into an entry at `folder`. Raises OSError where it cannot be written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    temporary = folder.with_name(f"unfinished-{uuid.uuid4().hex}")
+    temporary.mkdir()
     try:
         meta = _write_streams(temporary, pieces, tokenizer)
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 from recipe.errors import UserError
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
+KINDS = " ".join(SUFFIXES)
 
 # Left out of the default corpus: installed packages, and what is not written to be read as a library.
 NOT_LIBRARY = {
@@ -45,7 +46,7 @@ class CorpusFiles:
     def check_unchanged(self) -> None:
         """Raises UserError if a file's size is no longer the one that was hashed."""
         for path, size in zip(self.paths, self.sizes, strict=True):
-            if path.stat().st_size != size:
+            if not path.exists() or path.stat().st_size != size:
                 raise UserError(f"{path} changed while it was read; start again when nothing writes to it")
 
 
@@ -63,26 +64,36 @@ def find_corpus(data: str | None) -> CorpusFiles:
     else:
         root = Path(data)
         source = data
-        if root.is_dir():
-            paths = sorted(_walk(root, set(), SUFFIXES))
-        elif root.is_file():
-            paths = [root]
-            if root.suffix.lower() not in SUFFIXES:
-                raise UserError(f"--data {data} is of an unknown kind; known are {' '.join(SUFFIXES)}")
-        elif root.exists():
-            raise UserError(f"--data {data} is neither a file nor a folder; pass one of them")
-        else:
-            raise UserError(f"--data {data} does not exist; pass a file or folder of {' '.join(SUFFIXES)}")
+        paths = [root] if _is_text_file(data) else sorted(_walk(root, set(), SUFFIXES))
     if not paths:
-        raise UserError(f"--data {root} holds no text; pass a folder with files of {' '.join(SUFFIXES)}")
+        raise UserError(f"{root} holds no files of {KINDS}; pass --data with some")
     digest = hashlib.sha256()
     sizes = tuple(_hash_file(path, digest) for path in paths)
     return CorpusFiles(source, tuple(paths), sizes, digest.hexdigest())
 
 
+def _is_text_file(data: str) -> bool:
+    """True for a file of a known kind, False for a folder; UserError for all else."""
+    path = Path(data)
+    try:
+        if not data or not path.exists():
+            raise UserError(f"--data {data!r} does not exist; pass a file or folder of {KINDS}")
+        if path.is_dir():
+            return False
+        if not path.is_file():
+            raise UserError(f"--data {data} is neither a file nor a folder; pass one of them")
+    except OSError as error:
+        raise UserError(f"cannot read --data {data}: {error.strerror}; pass another path") from error
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--data {data} is of an unknown kind; known are {KINDS}")
+    return True
+
+
 def _walk(root: Path, skip: set[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}; mend its permissions") from error
+        raise UserError(
+            f"cannot read {error.filename}: {error.strerror}; mend it or pass other --data"
+        ) from error
 
     for folder, folders, names in os.walk(root, onerror=unreadable):
         folders[:] = [name for name in folders if name not in skip and not name.startswith(".")]
@@ -100,5 +111,5 @@ def _hash_file(path: Path, digest: "hashlib._Hash") -> int:
                 digest.update(chunk)
                 size += len(chunk)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; mend it or take it out of --data") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; mend it or pass other --data") from error
     return size

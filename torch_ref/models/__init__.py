@@ -32,11 +32,7 @@ def make_model(config: Config) -> nn.Module:
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter and buffer that the two frameworks share."""
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in model.state_dict().items()
-        if not name.endswith(TORCH_ONLY)
-    }
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not name.endswith(TORCH_ONLY)}
 
 
 @torch.no_grad()

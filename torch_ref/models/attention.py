@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 
 
-def causal_attention(
-    q_BTHC: torch.Tensor, k_BSKC: torch.Tensor, v_BSKC: torch.Tensor, start: int = 0
-) -> torch.Tensor:
+def causal_attention(q_BTHC: torch.Tensor, k_BSKC: torch.Tensor, v_BSKC: torch.Tensor, start: int = 0) -> torch.Tensor:
     """softmax(q k^T / sqrt(C)) v, where query t sees the keys 0 ... start + t; returns (B, T, H, C).
 
     Scores and softmax are float32 or wider (arXiv:1706.03762, equation 1; grouping: arXiv:2305.13245).

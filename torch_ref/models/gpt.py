@@ -128,9 +128,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(
-        self, config: GPTConfig, *, dtype: torch.dtype, param_dtype: torch.dtype, remat: bool = False
-    ):
+    def __init__(self, config: GPTConfig, *, dtype: torch.dtype, param_dtype: torch.dtype, remat: bool = False):
         super().__init__()
         assert config.vocab_size is not None
         self.config = config

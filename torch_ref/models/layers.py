@@ -20,9 +20,7 @@ class Linear(nn.Linear):
 class Embedding(nn.Embedding):
     """Rows of a (V, D) table, in the compute type."""
 
-    def __init__(
-        self, num_embeddings: int, embedding_dim: int, *, dtype: torch.dtype, param_dtype: torch.dtype
-    ):
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, dtype: torch.dtype, param_dtype: torch.dtype):
         super().__init__(num_embeddings, embedding_dim, dtype=param_dtype)
         self.dtype = dtype
 

@@ -28,16 +28,18 @@ class Dropout(nn.Dropout):
 
 
 class MLP(nn.Module):
-    """fc2(dropout(relu(norm(fc1(x)))))."""
+    """fc2(dropout(relu(norm(fc1(x))))).
+
+    fc1 has no bias: the normalization subtracts it again, its gradient is rounding noise, and Adam, which divides by
+    the gradient's size, would turn that noise into updates.
+    """
 
     def __init__(self, config: MLPConfig, *, dtype: torch.dtype, param_dtype: torch.dtype):
         super().__init__()
         assert config.features is not None
         assert config.classes is not None
-        self.fc1 = Linear(config.features, config.hidden, bias=True, dtype=param_dtype)
-        self.norm = BatchNorm(
-            config.hidden, config.batch_norm_eps, config.batch_norm_momentum, dtype=param_dtype
-        )
+        self.fc1 = Linear(config.features, config.hidden, bias=False, dtype=param_dtype)
+        self.norm = BatchNorm(config.hidden, config.batch_norm_eps, config.batch_norm_momentum, dtype=param_dtype)
         self.dropout = Dropout(config.dropout)
         self.fc2 = Linear(config.hidden, config.classes, bias=True, dtype=param_dtype)
         self.dtype = dtype
