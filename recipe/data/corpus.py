@@ -20,7 +20,7 @@ from recipe.data.split import RULE, read_split
 from recipe.data.tokenizer import WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from recipe.errors import UserError
 
-BPE_SAMPLE = 64 * 2**20  # characters of training text that BPE is trained on, from the start
+BPE_SAMPLE = 64 * 2**20  # bytes of training text that BPE is trained on, from the start
 
 
 def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | None) -> Data:
@@ -66,9 +66,7 @@ def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | Non
 def _tokenizer(corpus: CorpusConfig, files: CorpusFiles, path: Path | None) -> Tokenizer:
     if corpus.tokenizer == "bytes":
         if path is not None:
-            raise UserError(
-                f"--tokenizer is bytes, but there is a BPE tokenizer {path}; pass --tokenizer bpe"
-            )
+            raise UserError(f"--tokenizer is bytes, but there is a BPE tokenizer {path}; pass --tokenizer bpe")
         return ByteTokenizer()
     wanted = corpus.bpe_vocab_size
     if path is not None:
@@ -126,7 +124,7 @@ def _bpe_sample(files: CorpusFiles) -> Iterable[str]:
     for piece in read_split(files.paths):
         if not piece.validation:
             yield piece.text
-            size += len(piece.text)
+            size += len(piece.text.encode())
             if size >= BPE_SAMPLE:
                 return
 

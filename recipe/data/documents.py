@@ -45,7 +45,7 @@ def read_documents(path: Path) -> Iterator[Piece]:
         for chunks in texts:
             yield from _pieces(chunks)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; mend it or take it out of --data") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; mend it or pass other --data") from error
 
 
 def count_documents(path: Path, limit: int) -> int:
@@ -94,15 +94,18 @@ def _plain_text(path: Path) -> Iterator[str]:
 def _python_source(path: Path) -> str:
     """Decoded as Python does it: in the encoding its first two lines declare (PEP 263), with any line end."""
     raw = path.read_bytes()
+    encoding = "utf-8"
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
         text = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error.start, error.encoding) from error
-    except SyntaxError as error:
-        raise UserError(
-            f"{path} is not Python source: {error.msg}; mend it or take it out of --data"
-        ) from error
+        text.encode()  # some encodings can spell half a surrogate pair
+    except (SyntaxError, LookupError, UnicodeError) as error:
+        if encoding.startswith("utf-8"):
+            try:
+                raw.decode("utf-8")
+            except UnicodeDecodeError as wrong:
+                raise _not_utf8(path, wrong.start) from wrong
+        raise UserError(f"{path} cannot be decoded as Python source ({error}); convert it to UTF-8") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -128,9 +131,7 @@ def _json_lines(path: Path) -> Iterator[str]:
             if not isinstance(text, str):
                 raise UserError(f'{path}:{number} has no string under "text"; every line needs one')
             if re.search("[\ud800-\udfff]", text):
-                raise UserError(
-                    f'{path}:{number} has half a surrogate pair in "text"; mend or delete the line'
-                )
+                raise UserError(f'{path}:{number} has half a surrogate pair in "text"; mend or delete the line')
             yield text
 
 
@@ -138,17 +139,16 @@ def _parquet_rows(path: Path) -> Iterator[str]:
     row = 0
     try:
         # A buffer instead of whole column chunks: a row group may be as large as the file.
-        with pq.ParquetFile(
-            path, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True
-        ) as file:
+        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True) as file:
             columns = file.schema_arrow
-            if "text" not in columns.names:
+            index = columns.get_field_index("text")  # -1 for none or two
+            if index < 0:
                 names = ", ".join(columns.names)
-                raise UserError(f'{path} has no column "text", only {names}; rename the one that holds it')
-            kind = columns.field("text").type
+                raise UserError(f'{path} has no one column "text", but {names}; rename the one that holds it')
+            kind = columns.field(index).type
             if pa.types.is_dictionary(kind):
                 kind = kind.value_type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
                 raise UserError(f'{path}: column "text" holds {kind}, not strings; convert it')
             for batch in file.iter_batches(batch_size=ROWS, columns=["text"]):
                 for text in batch.column(0).to_pylist():
@@ -163,5 +163,5 @@ def _parquet_rows(path: Path) -> Iterator[str]:
         raise UserError(f"{path} is not a whole parquet file ({reason}); write it again") from error
 
 
-def _not_utf8(path: Path, offset: int, encoding: str = "UTF-8") -> UserError:
-    return UserError(f"{path} is not {encoding} text: byte {offset} does not fit; convert it to UTF-8")
+def _not_utf8(path: Path, offset: int) -> UserError:
+    return UserError(f"{path} is not UTF-8 text: the byte at offset {offset} does not fit; convert the file")

@@ -91,9 +91,7 @@ def _is_text_file(data: str) -> bool:
 
 def _walk(root: Path, skip: set[str], suffixes: tuple[str, ...]) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        raise UserError(
-            f"cannot read {error.filename}: {error.strerror}; mend it or pass other --data"
-        ) from error
+        raise UserError(f"cannot read {error.filename}: {error.strerror}; mend it or pass other --data") from error
 
     for folder, folders, names in os.walk(root, onerror=unreadable):
         folders[:] = [name for name in folders if name not in skip and not name.startswith(".")]

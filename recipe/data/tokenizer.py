@@ -124,7 +124,7 @@ class BPETokenizer:
         except KeyError as error:
             raise ValueError("its tokens are not bytes") from error
         self.token_bytes = np.array([len(token) for token in self._bytes], np.int32)
-        probe = "".join(map(chr, range(0x250))) + " \r\n  a 1234's \u4e16\U0001f600" + BOS
+        probe = "".join(map(chr, range(0x250))) + " \r\n  a 1234's e\u0301 \ufb01 \u4e16\U0001f600 " + BOS + " "
         if self.to_bytes(self.encode(probe)) != probe.encode():
             raise ValueError("it does not keep every byte of a text")
 
@@ -178,9 +178,7 @@ def load_tokenizer(path: Path) -> BPETokenizer:
     try:
         return BPETokenizer(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"cannot read the tokenizer {path}: {error.strerror}; pass a run that has one"
-        ) from error
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; pass a run that has one") from error
     except ValueError as error:  # also UnicodeDecodeError
         raise UserError(f"cannot use the tokenizer {path}: {error}; restore the run's own file") from error
 

@@ -1,0 +1,37 @@
+"""Grain over the recipe's batches: deterministic, prefetched, resumed by number, sharded by process."""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from recipe.data import BatchSource
+
+
+class NumberedBatches:
+    """Random access for Grain: item n is this process's share of global batch n."""
+
+    def __init__(self, source: BatchSource, shard: int, shards: int, stop: int):
+        self.source, self.shard, self.shards, self.stop = source, shard, shards, stop
+
+    def __len__(self) -> int:
+        return self.stop
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        return self.source.batch(int(number), self.shard, self.shards)
+
+
+def train_batches(
+    source: BatchSource, start: int, stop: int, shard: int = 0, shards: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches start ... stop - 1 in order, a few read ahead by threads. The position is the batch's number."""
+    dataset = grain.MapDataset.source(NumberedBatches(source, shard, shards, stop))[start:]
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+
+def eval_batches(
+    source: BatchSource, limit: int, shard: int = 0, shards: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """The first `limit` validation batches, or all of them for 0."""
+    for number in range(min(limit or source.batches, source.batches)):
+        yield source.batch(number, shard, shards)
