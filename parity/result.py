@@ -1,0 +1,210 @@
+"""What a check found: the dataclasses behind `parity.json`.
+
+`parity.json` is `Result.to_json()`, one object:
+
+    schema            1
+    verdict           "agrees" or "diverges"
+    sentence          the verdict in one sentence, for people
+    notes             list of sentences that belong beside it (unchecked gradients first, then what was left out)
+    first_divergence  null, or {stage, tensor, step, init, relative_l2, budget, note}
+    stages            object keyed by stage name, in the order of STAGES; each {verdict, tensor, step, init,
+                      relative_l2, budget, ratio, median_ratio, compared, unchecked, diverged, maximum_by_step}
+    tensors           list of {stage, tensor, group, init, elements, steps, relative_l2, budget, ratio, status, note}
+    curves            list of {init, steps, reference_loss, port_loss, free_error, envelope, free_budget,
+                      anchored_steps, anchored_error, anchored_envelope}
+    model, dtype, steps, seed, seeds, devices, seconds, command
+    config            the configuration that was checked, as in a run's config.json
+    environment       object of strings: versions and machine
+
+A number that is not finite (a NaN in the port, a division by a zero reference) is null. `relative_l2` is
+||port - truth|| / ||truth||, where the truth is the reference itself in float64 and, in float32 and bfloat16, the
+reference computed in float64. `budget` is the largest `relative_l2` allowed. `ratio` is
+err(port, truth) / err(reference, truth), null in float64. `unchecked` counts comparisons that could not have failed.
+In `tensors` the last five are lists with one entry per entry of `steps`, but for `note`, which is a string.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+STAGES = (
+    "data",
+    "weights",
+    "schedule",
+    "activations",
+    "loss",
+    "gradients",
+    "clip",
+    "update",
+    "parameters",
+    "trajectory",
+    "evaluation",
+)
+
+Status = Literal["agrees", "diverges", "unchecked"]
+
+
+@dataclass(frozen=True)
+class TensorResult:
+    """One tensor of one stage, from one initialization, at each step at which it was compared."""
+
+    stage: str
+    tensor: str  # torch's name; activations of later micro-steps end in " [k]"
+    group: str  # the optimizer group of a parameter, "" elsewhere
+    init: str  # "nonzero" or "native"
+    elements: int
+    steps: list[int]
+    relative_l2: list[float]
+    budget: list[float]
+    ratio: list[float] | None
+    status: list[Status]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A stage in one line: the worst tensor is the one with the largest relative_l2 / budget."""
+
+    verdict: Status
+    tensor: str
+    step: int
+    init: str
+    relative_l2: float
+    budget: float
+    ratio: float | None
+    median_ratio: float | None
+    compared: int  # (tensor, step, init) triples; the unchecked ones are not among them
+    unchecked: int
+    diverged: int
+    maximum_by_step: dict[int, float]  # step -> largest relative_l2 / budget
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first comparison beyond its budget: by stage, then initialization, step, and place in the execution."""
+
+    stage: str
+    tensor: str
+    step: int
+    init: str
+    relative_l2: float
+    budget: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Losses of a run of N steps from one initialization; every error is relative to the reference's loss.
+
+    free: errors pile up over the run. anchored: each step starts from the reference's state. envelope: the reference
+    against itself after its parameters moved by one ulp, the largest of several seeds and of the steps before.
+    """
+
+    init: str
+    steps: list[int]
+    reference_loss: list[float]
+    port_loss: list[float]
+    free_error: list[float]
+    envelope: list[float]
+    free_budget: list[float]
+    anchored_steps: list[int]
+    anchored_error: list[float]
+    anchored_envelope: list[float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole check; see the module's docstring for the JSON."""
+
+    model: str
+    dtype: str
+    steps: int
+    seed: int
+    seeds: int
+    devices: int
+    stages: dict[str, StageResult]
+    tensors: list[TensorResult]
+    curves: list[Curve]
+    first_divergence: Divergence | None
+    notes: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        return "agrees" if self.first_divergence is None else "diverges"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        d = self.first_divergence
+        if d is None:
+            compared = sum(stage.compared for stage in self.stages.values())
+            unchecked = sum(stage.unchecked for stage in self.stages.values())
+            rest = f"; {unchecked} could not be checked" if unchecked else ""
+            return (
+                f"The JAX port of {self.model} agrees with PyTorch in {self.dtype}: "
+                f"{compared} comparisons over {self.steps} steps are within budget{rest}."
+            )
+        if d.note:
+            why = d.note
+        elif d.budget == 0:
+            why = f"relative error {d.relative_l2:.1e} where it must be exact"
+        else:
+            why = f"relative error {d.relative_l2:.1e}, budget {d.budget:.1e}"
+        return (
+            f"The JAX port of {self.model} diverges from PyTorch in {self.dtype}, first at stage {d.stage}, "
+            f"tensor {d.tensor}, step {d.step} ({d.init} initialization): {why}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; what is not finite becomes null."""
+        head = {"schema": 1, "verdict": self.verdict, "sentence": self.sentence}
+        return _finite({**head, **dataclasses.asdict(self)})
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Result":
+        """The inverse of `to_json`; null becomes infinity where a number must stand."""
+        values = {k: v for k, v in values.items() if k not in ("schema", "verdict", "sentence")}
+        first = values.pop("first_divergence")
+        stages = {name: StageResult(**_restore(stage)) for name, stage in values.pop("stages").items()}
+        return Result(
+            **values
+            | {"tensors": [TensorResult(**_restore(t)) for t in values["tensors"]]}
+            | {"curves": [Curve(**_restore(c)) for c in values["curves"]]},
+            stages=stages,
+            first_divergence=None if first is None else Divergence(**_restore(first)),
+        )
+
+
+def ratio_to_budget(relative_l2: float, budget: float) -> float:
+    """How much of its budget an error takes; with no budget, 0 or infinity."""
+    if budget > 0:
+        return relative_l2 / budget
+    return 0.0 if relative_l2 == 0 else math.inf
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _restore(values: dict[str, Any]) -> dict[str, Any]:
+    def number(key: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [math.inf if v is None else v for v in value]
+        if value is None and key in ("relative_l2", "budget"):
+            return math.inf
+        if key == "maximum_by_step":
+            return {int(step): math.inf if v is None else v for step, v in value.items()}
+        return value
+
+    return {key: number(key, value) for key, value in values.items()}
