@@ -18,7 +18,7 @@ from jax_impl.models import flatten, unflatten
 from jax_impl.step import State
 from recipe.cli import read_run_config
 from recipe.config import Config
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
 from recipe.run_dir import CHECKPOINTS, checkpoint_steps
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each phase of each save
@@ -63,7 +63,7 @@ def checksums(tree: Any) -> list[jax.Array]:
 
 
 def save(manager: ocp.CheckpointManager, state: State, facts: dict[str, Any], metrics: dict | None) -> None:
-    """Start saving; the disk work goes on beside training. Raises UserError if an earlier save failed."""
+    """Start saving; the disk work goes on beside training. Raises RunError if this or an earlier save failed."""
     weights, training = split_state(state)
     # On a CPU orbax may read the arrays where they lie, and the next step's donation would overwrite them.
     weights, training = jax.tree.map(jnp.copy, (weights, training))
@@ -85,7 +85,7 @@ def save(manager: ocp.CheckpointManager, state: State, facts: dict[str, Any], me
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
-    """Wait for the last save. Raises UserError if it failed."""
+    """Wait for the last save. Raises RunError if it failed."""
     try:
         manager.wait_until_finished()
         manager.check_for_errors()
@@ -93,10 +93,10 @@ def finish(manager: ocp.CheckpointManager) -> None:
         raise save_error(None, error) from error
 
 
-def save_error(step: int | None, error: Exception) -> UserError:
+def save_error(step: int | None, error: Exception) -> RunError:
     """Whatever orbax raises, as one line."""
     at = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
-    return UserError(
+    return RunError(
         f"cannot save {at}: {first_line(error)}; earlier checkpoints are intact: make room and pass --resume"
     )
 

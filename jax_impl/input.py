@@ -29,9 +29,7 @@ def train_batches(
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
-def eval_batches(
-    source: BatchSource, limit: int, shard: int = 0, shards: int = 1
-) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(source: BatchSource, limit: int, shard: int = 0, shards: int = 1) -> Iterator[dict[str, np.ndarray]]:
     """The first `limit` validation batches, or all of them for 0."""
     for number in range(min(limit or source.batches, source.batches)):
         yield source.batch(number, shard, shards)

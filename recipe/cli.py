@@ -6,12 +6,15 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 
 from recipe.config import MODELS, Config, from_dict, to_dict
 from recipe.errors import UserError
 from recipe.presets import DEFAULTS, PRESETS
+
+Options = TypeVar("Options")
 
 FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
@@ -32,8 +35,8 @@ def parse_train_config(prog: str, argv: list[str], run_prefix: str) -> Config:
     return config
 
 
-def parse_flags(prog: str, default: Config, argv: list[str]) -> Config:
-    """Flags over a default configuration. tyro's several lines of complaint are folded into one UserError."""
+def parse_flags(prog: str, default: Options, argv: list[str]) -> Options:
+    """Flags over a dataclass of defaults. tyro's complaint of several lines becomes one UserError."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -433,12 +433,9 @@ class Config:
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, CorpusConfig) and self.train.batch_tokens is not None:
-            if self.train.batch_tokens % self.data.sequence_len:
-                raise UserError(
-                    f"--batch-tokens {self.train.batch_tokens} is not a multiple of "
-                    f"--sequence-len {self.data.sequence_len}"
-                )
+        tokens = self.train.batch_tokens
+        if isinstance(self.data, CorpusConfig) and tokens is not None and tokens % self.data.sequence_len:
+            raise UserError(f"--batch-tokens {tokens} is not a multiple of --sequence-len {self.data.sequence_len}")
         if self.batch_size % self.train.accumulation:
             raise UserError(
                 f"--batch-size {self.batch_size} is not divisible by --accumulation {self.train.accumulation}"

@@ -1,11 +1,11 @@
 """Layout of a run directory, and its metrics log.
 
-    config.json     the whole configuration, sizes filled in
-    data.json       what was read: files, bytes, SHA-256
-    metrics.jsonl   one object per line, each with `step`, the optimizer steps done
-    loss.png        the curves
-    tokenizer.json  where one was trained
-    checkpoints/    one folder per step
+config.json     the whole configuration, sizes filled in
+data.json       what was read: files, bytes, SHA-256
+metrics.jsonl   one object per line, each with `step`, the optimizer steps done
+loss.png        the curves
+tokenizer.json  where one was trained
+checkpoints/    one folder per step
 """
 
 import json
@@ -55,7 +55,7 @@ def check_data(run: Path, data_summary: dict[str, Any]) -> None:
         recorded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    for name in ("sha256", "train_tokens", "train_examples"):
+    for name in ("sha256", "tokenizer", "train", "validation", "train_examples"):
         if recorded.get(name) != data_summary.get(name):
             raise UserError(
                 f"the data has changed since the run in {run} began ({name} was {recorded.get(name)}, is "

@@ -136,5 +136,3 @@ def open_trackers(run: Path, config: Config) -> list[TensorBoard | WeightsAndBia
         extra = "tensorboard" if "tensorboard" in str(error) else "wandb"
         raise UserError(f"--{extra} needs a package that is missing: pip install 'twinstep[{extra}]'") from error
     return trackers
-
-

@@ -39,8 +39,10 @@ class Cache(NamedTuple):
 
 def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Cache:
     """An empty cache for `batch` sequences of at most `size` tokens."""
-    empty_BSKC = jnp.zeros((batch, size, config.key_value_heads, config.head_dim), dtype)
-    return Cache((empty_BSKC,) * config.depth, (empty_BSKC,) * config.depth, jnp.int32(0))
+    shape = (batch, size, config.key_value_heads, config.head_dim)
+    keys = tuple(jnp.zeros(shape, dtype) for _ in range(config.depth))  # one each: a buffer can be donated once only
+    values = tuple(jnp.zeros(shape, dtype) for _ in range(config.depth))
+    return Cache(keys, values, jnp.int32(0))
 
 
 def rms_norm(x: jax.Array) -> jax.Array:
