@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from jax_impl.losses import Sums
+from jax_impl.step import Batch
 
 
-def evaluate(eval_step: Callable[[dict[str, np.ndarray]], Sums], batches: Iterable[dict[str, np.ndarray]]) -> Sums:
+def evaluate(eval_step: Callable[[Batch], Sums], batches: Iterable[Batch]) -> Sums:
     """Sums over all batches, added on the host in float64; `eval_step` runs in eval mode."""
-    total = Sums(0, 0, 0, 0, 0)
+    totals = np.zeros(len(Sums._fields))
     for batch in batches:
-        total = Sums(*(a + np.asarray(b).item() for a, b in zip(total, eval_step(batch), strict=True)))
-    return total
+        totals += [np.asarray(value).item() for value in eval_step(batch)]
+    return Sums(*totals.tolist())
 
 
 def metrics(sums: Any) -> dict[str, float]:

@@ -14,7 +14,7 @@ EPS = 1e-7  # added to the Frobenius norm
 
 
 class MuonState(NamedTuple):
-    count: jax.Array  # steps taken, int32
+    count: Any  # steps taken, int32; typed loosely, since a tuple's own `count` is a method
     momentum: Any  # tree like the parameters
 
 

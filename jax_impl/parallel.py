@@ -28,8 +28,8 @@ class Steps(NamedTuple):
     train: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
     evaluate: Callable[[State, Batch], Sums]
     place_state: Callable[[State], State]
-    place_train_batch: Callable[[dict[str, np.ndarray]], Batch]
-    place_eval_batch: Callable[[dict[str, np.ndarray]], Batch]
+    place_train_batch: Callable[[dict[str, np.ndarray]], Any]
+    place_eval_batch: Callable[[dict[str, np.ndarray]], Any]
 
 
 def set_precision(config: Config) -> None:

@@ -16,7 +16,7 @@ from recipe.presets import DEFAULTS, PRESETS
 
 Options = TypeVar("Options")
 
-FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
+FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
 
 
 def parse_train_config(prog: str, argv: list[str], run_prefix: str) -> Config:

@@ -69,9 +69,7 @@ def remove_old(run: Path, keep_last: int) -> None:
             shutil.rmtree(run / CHECKPOINTS / str(step))
 
 
-def restore(
-    run: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int
-) -> dict[str, Any]:
+def restore(run: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, Any]:
     """Load one checkpoint into model, optimizers and torch's generator; returns its facts.
 
     Raises UserError if it cannot be read, does not fit, or a file is not the one that was saved.
@@ -104,7 +102,7 @@ def load_params(run: Path, step: int | None = None) -> tuple[Config, dict[str, n
 
 def training_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     """Optimizer state as "parameter name/state name", and torch's random generator."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {"generator": torch.get_rng_state()}
     for optimizer in optimizers:
         for parameter, state in optimizer.state.items():

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 
 from torch_ref.losses import Sums
@@ -11,10 +12,10 @@ from torch_ref.losses import Sums
 
 def evaluate(eval_step: Callable[[dict[str, torch.Tensor]], Sums], batches: Iterable[dict[str, torch.Tensor]]) -> Sums:
     """Sums over all batches, added on the host in float64; `eval_step` runs in eval mode."""
-    total = Sums(0, 0, 0, 0, 0)
+    totals = np.zeros(len(Sums._fields))
     for batch in batches:
-        total = Sums(*(a + b.item() for a, b in zip(total, eval_step(batch), strict=True)))
-    return total
+        totals += [value.item() for value in eval_step(batch)]
+    return Sums(*totals.tolist())
 
 
 def metrics(sums: Any) -> dict[str, float]:

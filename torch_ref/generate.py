@@ -85,8 +85,9 @@ def generate(
     device = model.lm_head.weight.device
     rows, lengths_B = np.arange(len(prompts)), np.array([len(prompt) for prompt in prompts])
     uniform_BT = uniform_numbers(seed, len(prompts), max_tokens)
-    dtype = getattr(torch, config.train.dtype)
-    cache = make_cache(model.config, len(prompts), int(lengths_B.max()) + max_tokens, dtype)
+    with device:
+        size, dtype = int(lengths_B.max()) + max_tokens, getattr(torch, config.train.dtype)
+        cache = make_cache(model.config, len(prompts), size, dtype)
 
     shortest = int(lengths_B.min())
     prompt_BT = torch.tensor(np.stack([prompt[:shortest] for prompt in prompts]), device=device)

@@ -30,9 +30,7 @@ def train_batches(
     return iter(DataLoader(dataset, batch_size=None, sampler=range(start, stop)))
 
 
-def eval_batches(
-    source: BatchSource, limit: int, shard: int = 0, shards: int = 1
-) -> Iterator[dict[str, torch.Tensor]]:
+def eval_batches(source: BatchSource, limit: int, shard: int = 0, shards: int = 1) -> Iterator[dict[str, torch.Tensor]]:
     """The first `limit` validation batches, or all of them for 0."""
     for number in range(min(limit or source.batches, source.batches)):
         yield to_tensors(source.batch(number, shard, shards))

@@ -4,6 +4,7 @@ Shapes: N matrices of one shape stacked, M rows, K columns.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[torch.nn.Parameter],
+        params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         momentum: float,
         weight_decay: float,

@@ -14,11 +14,12 @@ from recipe.errors import UserError
 
 def set_precision(config: Config) -> None:
     """Process-wide precision of float32 products on accelerators."""
-    torch.set_float32_matmul_precision("medium" if config.train.matmul_precision == "default" else config.train.matmul_precision)
+    precision = config.train.matmul_precision
+    torch.set_float32_matmul_precision("medium" if precision == "default" else precision)
 
 
 def choose_mode(config: Config) -> str:
-    """"jit" for one process, "pmap" for data parallel under torchrun: the names of the JAX side.
+    """What `--parallel auto` means here: "jit" for one process, "pmap" for data parallel under torchrun.
 
     Raises UserError for a mode that is not there.
     """
@@ -41,12 +42,25 @@ def choose_mode(config: Config) -> str:
     return mode
 
 
+def device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
 def wrap(model: nn.Module, mode: str) -> nn.Module:
     """The model that the step calls. Under DDP each backward averages gradients over the processes."""
     if mode == "jit":
         return model
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return DistributedDataParallel(model)
+
+
+def close() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def shard() -> tuple[int, int]:
@@ -56,7 +70,13 @@ def shard() -> tuple[int, int]:
 
 def describe_devices(mode: str) -> str:
     """One line for the head of a run."""
-    return f"{shard()[1]} x cpu ({torch.get_num_threads()} threads), {mode}"
+    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
+    return f"{shard()[1]} x {kind}, {mode}"
+
+
+def peak_flops(config: Config) -> float | None:
+    """FLOP/s that all processes together could reach: measured on a CPU, None on a GPU."""
+    return None if torch.cuda.is_available() else measured_matmul_flops(config)
 
 
 def measured_matmul_flops(config: Config, size: int = 1024, repeats: int = 5) -> float:

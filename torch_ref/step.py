@@ -35,7 +35,7 @@ def train_step(
     The loss is the mean over all targets of the step that count, of all processes: each micro-batch's summed loss
     is divided by that count before backward. Under DistributedDataParallel, which averages gradients over
     processes, the loss is multiplied by their number. Metrics: loss (nats), grad_norm (before clipping),
-    learning_rate (the matrices').
+    learning_rate (the matrices'), leaf_norms (one per parameter, to name a tensor that is not finite).
     """
     learning_rate = set_schedule(config, optimizers, step)
     processes = dist.get_world_size() if dist.is_initialized() else 1
@@ -44,7 +44,7 @@ def train_step(
         dist.all_reduce(targets)
     targets = targets.clamp(min=1)
 
-    loss = torch.zeros((), dtype=torch.float64 if config.train.dtype == "float64" else torch.float32)
+    loss = torch.zeros((), dtype=getattr(torch, config.param_dtype), device=targets.device)
     for number in range(batch["targets"].shape[0]):
         micro_batch = {name: tensor[number] for name, tensor in batch.items()}
         sums = loss_sums(forward(model, micro_batch), micro_batch["targets"])
@@ -53,12 +53,13 @@ def train_step(
     if processes > 1:
         dist.all_reduce(loss)
 
+    leaf_norms = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None])
     grad_norm = clip_by_global_norm(model, config.optimizer.clip_norm)
     for optimizer in optimizers:
         optimizer.step()
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    return {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+    return {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, "leaf_norms": leaf_norms}
 
 
 @torch.no_grad()

@@ -103,7 +103,7 @@ def _tree(state: nnx.State) -> Tree:
 
 
 def _state(tree: Tree, kind: type[nnx.Variable]) -> nnx.State:
-    flat = {}
+    flat: dict[Any, Any] = {}
     for name, leaf in flatten(tree).items():
         *parents, last = name.split(".")
         is_norm = parents[-1:] == ["norm"]

@@ -25,7 +25,7 @@ from recipe.data.tokenizer import Tokenizer
 from recipe.errors import UserError
 
 FORMAT = 1  # of an entry: raise it when the same key would hold other bytes
-ENCODE_AT_ONCE = 2**20  # characters; the library keeps some 100 bytes per token meanwhile
+ENCODE_AT_ONCE = 2**18  # characters; the library takes some 200 bytes for each meanwhile
 
 
 @dataclass(frozen=True)

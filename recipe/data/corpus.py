@@ -1,6 +1,7 @@
 """Text, from files to batches of tokens."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from recipe.config import Config, CorpusConfig
@@ -20,7 +21,11 @@ from recipe.data.split import RULE, read_split
 from recipe.data.tokenizer import WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from recipe.errors import UserError
 
-BPE_SAMPLE = 64 * 2**20  # bytes of training text that BPE is trained on, from the start
+# How much training text BPE is trained on: bytes of text, and bytes of distinct words. The library holds some
+# 160 bytes per byte of a distinct word, so that languages written without spaces would take gigabytes.
+BPE_SAMPLE = 64 * 2**20
+BPE_DISTINCT = 2 * 2**20
+WORD = re.compile(r" ?\w+|[^\w\s]+")  # a word, roughly: this only estimates memory
 
 
 def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | None) -> Data:
@@ -79,7 +84,7 @@ def _tokenizer(corpus: CorpusConfig, files: CorpusFiles, path: Path | None) -> T
                 f"pass --bpe-vocab-size {given.vocab_size} or the run that the tokenizer belongs to"
             )
         return given
-    key = entry_key(corpus=_identity(files), bpe=[wanted, BPE_SAMPLE, WORDS])
+    key = entry_key(corpus=_identity(files), bpe=[wanted, BPE_SAMPLE, BPE_DISTINCT, WORDS])
     cached = cache_folder(corpus.cache_dir) / f"{key}.json"
     try:
         return load_tokenizer(cached)
@@ -119,14 +124,20 @@ def _identity(files: CorpusFiles) -> list[object]:
     return [RULE, files.sha256, kinds, list(files.sizes)]
 
 
-def _bpe_sample(files: CorpusFiles) -> Iterable[str]:
-    size = 0
+def _bpe_sample(files: CorpusFiles) -> Iterator[str]:
+    """Training text from the start on, as much as BPE is trained on."""
+    size = distinct = 0
+    words: set[str] = set()
     for piece in read_split(files.paths):
-        if not piece.validation:
-            yield piece.text
-            size += len(piece.text.encode())
-            if size >= BPE_SAMPLE:
-                return
+        if piece.validation:
+            continue
+        new = set(WORD.findall(piece.text)) - words
+        words |= new
+        distinct += len("".join(new).encode())
+        size += len(piece.text.encode())
+        yield piece.text
+        if size >= BPE_SAMPLE or distinct >= BPE_DISTINCT:
+            return
 
 
 def _check_size(config: Config, corpus: CorpusConfig, files: CorpusFiles, tokenized: TokenizedCorpus) -> None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from recipe.errors import UserError
 
-PIECE = 2**20
+PIECE = 2**16
 ROWS = 64  # rows of a parquet file decoded at once
 
 

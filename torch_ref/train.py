@@ -1,0 +1,182 @@
+"""Train a model: `python -m torch_ref.train [gpt|linear|embedding|mlp] [flags]`.
+
+Read `main` from top to bottom: config, data, model, optimizers, and the loop around them.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from recipe.cli import parse_train_config
+from recipe.config import Config
+from recipe.data import load_data
+from recipe.errors import RunError, run_command
+from recipe.events import due, evaluation_due
+from recipe.flops import flops_per_token, parameter_count
+from recipe.init import initial_weights
+from recipe.plot import plot_loss
+from recipe.resolve import fill_in, sequence_len, units_per_step
+from recipe.run_dir import TOKENIZER, check_data, checkpoint_steps, create_run, trim_metrics, write_run
+from recipe.run_log import RunLog
+from recipe.signals import StopRequest
+from torch_ref import checkpoint, parallel
+from torch_ref.evaluate import evaluate, metrics
+from torch_ref.generate import sample_text
+from torch_ref.input import eval_batches, train_batches
+from torch_ref.models import load_weights, make_model, weight_shapes
+from torch_ref.models.gpt import GPT
+from torch_ref.optimizer import newton_schulz_dtype, setup_optimizers
+from torch_ref.step import eval_step, train_step
+
+
+def main(argv: list[str]) -> int:
+    config = parse_train_config("python -m torch_ref.train", argv, "torch")
+    run, resumed = Path(config.output.out_dir or ""), config.output.resume
+    parallel.set_precision(config)
+
+    data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
+    config = fill_in(config, data)
+
+    mode = parallel.choose_mode(config)
+    device = parallel.device()
+    torch.manual_seed(config.train.seed)
+    model = make_model(config)
+    load_weights(model, initial_weights(weight_shapes(model), config.train.seed, config.train.init))
+    model.to(device)
+    optimizers = setup_optimizers(config, model)
+    wrapped = parallel.wrap(model, mode)
+    rank, processes = parallel.shard()
+    facts: dict[str, Any] = {"best_val_loss": None, "evaluations_without_improvement": 0}
+
+    start = 0
+    if resumed:
+        check_data(run, data.summary)
+        if checkpoint_steps(run):
+            start = checkpoint_steps(run)[-1]
+            facts = checkpoint.restore(run, model, optimizers, start)
+    if rank == 0:
+        if resumed:
+            trim_metrics(run, start)
+        else:
+            create_run(run)
+            if data.tokenizer is not None:
+                data.tokenizer.save(run / TOKENIZER)
+            write_run(run, config, data.summary)
+    log = RunLog(
+        run,
+        config,
+        start=start,
+        units_per_step=units_per_step(config),
+        unit="tokens" if data.tokenizer is not None else "examples",
+        flops_per_step=flops_per_token(config.model, sequence_len(config)) * units_per_step(config),
+        peak_flops=parallel.peak_flops(config),
+        is_main=rank == 0,
+    )
+
+    def place(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+    def run_evaluation(step: int) -> bool:
+        """Log the held-out metrics, note whether they are the best so far."""
+        model.eval()
+        batches = map(place, eval_batches(data.validation, config.train.eval_batches, rank, processes))
+        found = metrics(evaluate(lambda batch: eval_step(model, batch), batches))
+        model.train()
+        log.evaluation(step, found)
+        best = facts["best_val_loss"]
+        improved = best is None or found["val_loss"] < best
+        facts["best_val_loss"] = found["val_loss"] if improved else best
+        facts["evaluations_without_improvement"] = 0 if improved else facts["evaluations_without_improvement"] + 1
+        facts["val_loss"] = found["val_loss"]
+        return improved
+
+    def run_save(step: int, evaluated: bool) -> None:
+        if rank == 0:
+            found = {"val_loss": facts["val_loss"]} if evaluated else None
+            checkpoint.save(run, config.output.keep_last, step, model, optimizers, facts, found)
+        log.skip_time()
+
+    def run_sample(step: int) -> None:
+        if rank == 0 and isinstance(model, GPT) and data.tokenizer is not None:
+            text = sample_text(
+                model, config, data.tokenizer, "def ", config.output.sample_tokens, 0.8, config.train.seed
+            )
+            log.say(f"sample at step {step}:\n{text}\n")
+            log.skip_time()
+
+    with log, StopRequest() as stop:
+        describe(log, config, run, mode, data, resumed, start)
+        model.train()
+        if start == 0:
+            run_evaluation(0)
+        batches = train_batches(data.train, start, config.train.steps, rank, processes)
+        for number, batch in enumerate(batches, start):
+            step_metrics = train_step(config, wrapped, optimizers, number, place(batch))
+            step = number + 1
+            record(log, config, model, step, step_metrics)
+
+            last = step == config.train.steps
+            evaluating = evaluation_due(config, step)
+            saving = due(step, config.output.save_every) or last or stop.signal is not None
+            sampling = due(step, config.output.sample_every) or last
+            if evaluating:
+                improved = run_evaluation(step)
+                keeps_best = config.output.save_every > 0 or config.train.patience > 0
+                saving = saving or (improved and keeps_best)
+                if 0 < config.train.patience <= facts["evaluations_without_improvement"]:
+                    log.say(f"stopped early at step {step}: no improvement in {config.train.patience} evaluations")
+                    last = saving = sampling = True
+            if saving:
+                run_save(step, evaluating)
+            if sampling:
+                run_sample(step)
+            if last or stop.signal is not None:
+                break
+        if rank == 0:
+            plot_loss([run], run / "loss.png")
+        parallel.close()
+        if stop.signal is not None:
+            log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
+            return stop.exit_code
+        log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
+    return 0
+
+
+def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict[str, Any]) -> None:
+    """Log one step's metrics where they are due. Raises RunError if they are not finite."""
+    loss, grad_norm = float(found["loss"]), float(found["grad_norm"])
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        names = [name for name, _ in model.named_parameters()]
+        tensors = [name for name, norm in zip(names, found["leaf_norms"], strict=True) if not math.isfinite(norm)]
+        raise RunError(
+            f"step {step}: the loss is {loss} and the gradient of {tensors[0] if tensors else 'no tensor'} is not "
+            f"finite; checkpoints before it are intact: lower the rates, or resume one with another --dtype"
+        )
+    if step % config.output.log_every == 0 or step == 1:
+        log.train(step, loss, found["learning_rate"], grad_norm)
+
+
+def describe(log: RunLog, config: Config, run: Path, mode: str, data: Any, resumed: bool, start: int) -> None:
+    """The head of a run: everything that decides what it computes, and on what."""
+    t = config.train
+    log.say(f"{config.model_name}: {parameter_count(config.model):,} parameters, {config.model}")
+    log.say(f"devices: {parallel.describe_devices(mode)}")
+    log.say(
+        f"arithmetic: {t.dtype}, parameters and optimizer state {config.param_dtype}, orthogonalization "
+        f"{newton_schulz_dtype(config)}, matmul precision {t.matmul_precision}, remat {'on' if t.remat else 'off'}"
+    )
+    log.say(
+        f"horizon: {t.steps} steps of {units_per_step(config):,} {log.unit} in {t.accumulation} micro-steps, "
+        f"{flops_per_token(config.model, sequence_len(config)) * units_per_step(config) * t.steps:.3g} FLOPs"
+    )
+    log.say("data: " + ", ".join(f"{name} {value}" for name, value in data.summary.items()))
+    if data.validation_text is not None:
+        log.say(f"gzip -9 makes {data.validation_gzip_bits_per_byte():.4f} bits per byte of the validation text")
+    log.say(f"{'resumed at step ' + str(start) if resumed else 'run'}: {run}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))
