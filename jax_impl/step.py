@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl.losses import Sums, loss_sums
 from jax_impl.models import Model, Tree, flatten, load_tree
@@ -45,17 +46,21 @@ def forward(module: Any, batch: Batch, key: jax.Array | None = None) -> jax.Arra
     return module(batch["inputs"])
 
 
+def summed_loss(
+    params: Tree, model: Model, buffers: Tree, micro_batch: Batch, key: jax.Array
+) -> tuple[jax.Array, tuple[Sums, Tree]]:
+    """Summed (not mean) loss of one micro-batch in nats; sums and new buffers beside it."""
+    module = model.bind(params, buffers, train=True)
+    logits = checkpoint_name(forward(module, micro_batch, key), "logits")
+    sums = loss_sums(logits, micro_batch["targets"])
+    return sums.nats, (sums, model.buffers_of(module))
+
+
 def micro_step(
     model: Model, params: Tree, buffers: Tree, micro_batch: Batch, key: jax.Array
 ) -> tuple[Sums, Tree, Tree]:
-    """Sums, new buffers and the gradient of the summed (not mean) loss of one micro-batch."""
-
-    def summed_loss(params: Tree) -> tuple[jax.Array, tuple[Sums, Tree]]:
-        module = model.bind(params, buffers, train=True)
-        sums = loss_sums(forward(module, micro_batch, key), micro_batch["targets"])
-        return sums.nats, (sums, model.buffers_of(module))
-
-    grads, (sums, new_buffers) = jax.grad(summed_loss, has_aux=True)(params)
+    """Sums, new buffers and the gradient of the summed loss of one micro-batch."""
+    grads, (sums, new_buffers) = jax.grad(summed_loss, has_aux=True)(params, model, buffers, micro_batch, key)
     return sums, new_buffers, grads
 
 
@@ -107,7 +112,7 @@ def train_step(
     peak = o.adamw_lr if o.optimizer == "adamw" else o.matrix_lr
     metrics = {
         "loss": sums.nats / targets,
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "learning_rate": peak * lr_multiplier(o, config.train.steps, state.step),
         "leaf_norms": jnp.stack([jnp.linalg.norm(g.ravel()) for g in flatten(grads).values()]),
     }
