@@ -12,7 +12,7 @@ from jax_impl.step import Batch
 
 def evaluate(eval_step: Callable[[Batch], Sums], batches: Iterable[Batch]) -> Sums:
     """Sums over all batches, added on the host in float64; `eval_step` runs in eval mode."""
-    totals = np.zeros(len(Sums._fields))
+    totals: Any = np.zeros(len(Sums._fields))
     for batch in batches:
         totals += [np.asarray(value).item() for value in eval_step(batch)]
     return Sums(*totals.tolist())

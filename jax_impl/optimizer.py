@@ -72,7 +72,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scale all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does."""
 
     def update(grads: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
-        factor = jnp.minimum(1.0, max_norm / (optax.global_norm(grads) + CLIP_EPS))
+        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) + CLIP_EPS))
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

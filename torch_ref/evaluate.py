@@ -12,7 +12,7 @@ from torch_ref.losses import Sums
 
 def evaluate(eval_step: Callable[[dict[str, torch.Tensor]], Sums], batches: Iterable[dict[str, torch.Tensor]]) -> Sums:
     """Sums over all batches, added on the host in float64; `eval_step` runs in eval mode."""
-    totals = np.zeros(len(Sums._fields))
+    totals: Any = np.zeros(len(Sums._fields))
     for batch in batches:
         totals += [value.item() for value in eval_step(batch)]
     return Sums(*totals.tolist())

@@ -65,7 +65,8 @@ def make_model(config: Config, axis_name: str | None = None) -> Model:
     for path, part in nnx.iter_modules(module):
         if hasattr(part, "path"):
             part.path = ".".join(map(str, path))
-    graphdef, params, buffers = nnx.split(module, nnx.Param, nnx.BatchStat)
+    graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
+    params, buffers = states
     # Flax makes running statistics float32 whatever the parameters are; torch gives both one type.
     buffers = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, param_dtype), _tree(buffers))
     return Model(graphdef, _tree(params), buffers)
