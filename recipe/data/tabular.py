@@ -3,8 +3,6 @@
 import hashlib
 
 import numpy as np
-from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.model_selection import train_test_split
 
 from recipe.config import Config, MLPConfig, TabularConfig
 from recipe.data.batches import TrainTable, ValidationTable
@@ -18,6 +16,10 @@ def load_table(config: Config, table: TabularConfig) -> Data:
     digits: pixels, 0 to 16, divided by 16. breast_cancer: each feature standardized by the mean and the
     standard deviation of the training rows.
     """
+    # Imported here: scikit-learn takes seconds to import, and the language models do without it.
+    from sklearn.datasets import load_breast_cancer, load_digits
+    from sklearn.model_selection import train_test_split
+
     raw = load_digits() if table.dataset == "digits" else load_breast_cancer()
     train_inputs, validation_inputs, train_targets, validation_targets = train_test_split(
         raw.data.astype(np.float64), raw.target, test_size=0.2, random_state=0, stratify=raw.target
