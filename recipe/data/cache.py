@@ -88,7 +88,7 @@ def write_entry(folder: Path, pieces: Iterable[SplitPiece], tokenizer: Tokenizer
     try:
         meta = _write_streams(temporary, pieces, tokenizer)
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        if folder.exists() and read_entry(folder) is None:  # damaged
+        if folder.exists() and read_entry(folder) is None:
             folder.rename(temporary / "damaged")
         try:
             temporary.rename(folder)

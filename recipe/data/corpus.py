@@ -26,6 +26,7 @@ from recipe.errors import UserError
 BPE_SAMPLE = 64 * 2**20
 BPE_DISTINCT = 2 * 2**20
 WORD = re.compile(r" ?\w+|[^\w\s]+")  # a word, roughly: this only estimates memory
+LONG = re.compile(r"(\S{512}|\s{512})")  # cut out: the library's time grows with the square of a word's length
 
 
 def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | None) -> Data:
@@ -84,7 +85,7 @@ def _tokenizer(corpus: CorpusConfig, files: CorpusFiles, path: Path | None) -> T
                 f"pass --bpe-vocab-size {given.vocab_size} or the run that the tokenizer belongs to"
             )
         return given
-    key = entry_key(corpus=_identity(files), bpe=[wanted, BPE_SAMPLE, BPE_DISTINCT, WORDS])
+    key = entry_key(corpus=_identity(files), bpe=[wanted, BPE_SAMPLE, BPE_DISTINCT, LONG.pattern, WORDS])
     cached = cache_folder(corpus.cache_dir) / f"{key}.json"
     try:
         return load_tokenizer(cached)
@@ -135,7 +136,7 @@ def _bpe_sample(files: CorpusFiles) -> Iterator[str]:
         words |= new
         distinct += len("".join(new).encode())
         size += len(piece.text.encode())
-        yield piece.text
+        yield from filter(None, LONG.split(piece.text))
         if size >= BPE_SAMPLE or distinct >= BPE_DISTINCT:
             return
 
@@ -151,7 +152,9 @@ def _check_size(config: Config, corpus: CorpusConfig, files: CorpusFiles, tokeni
             "lower --batch-size or --sequence-len, or pass more --data"
         )
     if validation["bytes"] == 0:
-        raise UserError(f"{files.source} has no validation text: every 20th file is empty; pass other --data")
+        raise UserError(
+            f"{files.source} has no validation text: every 20th file or document is empty; pass other --data"
+        )
 
 
 def _text(stream: TokenStream, tokenizer: Tokenizer) -> Iterator[bytes]:

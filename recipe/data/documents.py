@@ -8,7 +8,6 @@ format needs a whole document, row group or file in memory (but for .py files an
 import codecs
 import io
 import json
-import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -125,13 +124,17 @@ def _json_lines(path: Path) -> Iterator[str]:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                reason = getattr(error, "msg", "nested too deeply")
+                reason = getattr(error, "msg", str(error))
                 raise UserError(f"{path}:{number} is not JSON ({reason}); mend or delete the line") from error
             text = value.get("text") if isinstance(value, dict) else None
             if not isinstance(text, str):
                 raise UserError(f'{path}:{number} has no string under "text"; every line needs one')
-            if re.search("[\ud800-\udfff]", text):
-                raise UserError(f'{path}:{number} has half a surrogate pair in "text"; mend or delete the line')
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # "\ud800" is good JSON
+                raise UserError(
+                    f'{path}:{number} has half a surrogate pair under "text"; mend or delete the line'
+                ) from error
             yield text
 
 
