@@ -1,0 +1,253 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_impl import generate as module
+from jax_impl.checkpoint import finish, open_manager, save
+from jax_impl.generate import filter_logits, generate, main, sample, sample_text
+from jax_impl.models import flatten, load_tree, make_model
+from jax_impl.optimizer import make_optimizer
+from jax_impl.step import init_state
+from recipe.config import Config
+from recipe.data import ByteTokenizer
+from recipe.errors import run_command
+from recipe.generation import NO_TOKEN
+from recipe.init import initial_weights
+from recipe.presets import DEFAULTS
+from recipe.run_dir import create_run, write_run
+from tests.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    model = make_model(CONFIG)
+    shapes = {name: leaf.shape for name, leaf in flatten(model.params).items()}
+    return model, load_tree(model.params, initial_weights(shapes, 3, "nonzero"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_trained(tmp_path_factory.mktemp("run") / "gpt", CONFIG)
+
+
+def write_trained(run: Path, config: Config) -> Path:
+    model = make_model(config)
+    shapes = {name: leaf.shape for name, leaf in {**flatten(model.params), **flatten(model.buffers)}.items()}
+    weights = initial_weights(shapes, config.train.seed, config.train.init)
+    create_run(run)
+    write_run(run, config, {})
+    manager = open_manager(run, 1)
+    save(manager, init_state(model, make_optimizer(config, model.params), weights, 0), {}, None)
+    finish(manager)
+    manager.close()
+    return run
+
+
+def continue_greedily(gpt, prompt, count):
+    """Without a cache: the whole text anew for each token."""
+    model, params = gpt
+    forward = jax.jit(lambda tokens_BT: model.bind(params, {}, train=False)(tokens_BT))
+    tokens = list(prompt)
+    for _ in range(count):
+        # Padding on the right cannot be seen from the left: one compiled length serves all.
+        padded = np.array(tokens + [0] * (len(prompt) + count - len(tokens)), np.int32)
+        tokens.append(int(forward(padded[None])[0, len(tokens) - 1].argmax()))
+    return tokens[len(prompt) :]
+
+
+def continue_one(gpt, prompt, count, **options):
+    options = {"temperature": 0.0, **options}
+    return [int(tokens_B[0]) for tokens_B in generate(*gpt, CONFIG, [np.array(prompt)], count, **options)]
+
+
+def test_greedy_tokens_with_the_cache_are_those_without_it(gpt):
+    prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one piece of the prompt
+    assert continue_one(gpt, prompt, 60) == continue_greedily(gpt, prompt, 60)
+
+
+@pytest.mark.parametrize("length", [1, module.PREFILL - 1, module.PREFILL, module.PREFILL + 1, 2 * module.PREFILL])
+def test_a_prompt_of_any_length_is_read_whole(gpt, length):
+    prompt = np.random.default_rng(length).integers(0, 256, length)
+    assert continue_one(gpt, prompt, 3) == continue_greedily(gpt, prompt, 3)
+
+
+def test_prompts_of_unequal_length_continue_as_each_alone(gpt):
+    random = np.random.default_rng(1)
+    prompts = [random.integers(0, 256, length) for length in (9, 2, 30)]
+    rows = np.array(list(generate(*gpt, CONFIG, prompts, 12, temperature=0.0))).T
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert [t for t in row if t != NO_TOKEN] == continue_one(gpt, prompt, 12)
+
+
+def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(gpt):
+    prompt = np.arange(5)
+    several = np.array(list(generate(*gpt, CONFIG, [prompt] * 3, 20, temperature=1.0, seed=7)))
+    assert several[:, 0].tolist() == continue_one(gpt, prompt, 20, temperature=1.0, seed=7)
+    assert len({tuple(row) for row in several.T.tolist()}) == 3
+
+
+def test_the_seed_decides_the_text(gpt):
+    def text(seed):
+        return sample_text(*gpt, CONFIG, ByteTokenizer(), "def ", 30, 1.0, seed)
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+    assert text(1).startswith("def ")
+
+
+def test_a_sequence_ends_before_its_stop_token_and_the_others_go_on(gpt):
+    prompts = [np.arange(5), np.arange(5, 10)]
+    first, second = np.array(list(generate(*gpt, CONFIG, prompts, 10, temperature=0.0))).T.tolist()
+    stop = next(token for token in first if token not in second)
+    end = first.index(stop)
+    tokens = np.array(list(generate(*gpt, CONFIG, prompts, 10, temperature=0.0, stop_token=stop))).T.tolist()
+    assert tokens[0] == first[:end] + [NO_TOKEN] * (10 - end)
+    assert tokens[1] == second
+    assert continue_one(gpt, np.arange(5), 10, stop_token=stop) == first[:end]
+
+
+def test_a_stop_token_within_a_prompt_ends_nothing(gpt):
+    prompts = [np.array([1]), np.array([1, 2, 3, 2])]
+    rows = np.array(list(generate(*gpt, CONFIG, prompts, 4, temperature=0.0, stop_token=2))).T
+    assert [t for t in rows[1] if t != NO_TOKEN] == continue_one(gpt, prompts[1], 4, stop_token=2)
+    assert rows[1, -1] != NO_TOKEN
+
+
+def test_no_token_and_no_prompt_compiles_anything_again(gpt):
+    module._compiled.cache_clear()
+    continue_one(gpt, range(5), 20)
+    continue_one(gpt, range(70), 30)  # a second piece of the prompt and the next size of the cache
+    read, choose = module._compiled(gpt[0].graphdef, 0.0, None, 1.0)
+    assert (read._cache_size(), choose._cache_size()) == (2, 2)
+    continue_one(gpt, range(3), 40, seed=1)
+    continue_one(gpt, range(80), 48)
+    assert (read._cache_size(), choose._cache_size()) == (2, 2)
+
+
+def test_top_k_leaves_the_k_largest_logits():
+    kept = np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), 2, 1.0))
+    assert kept.tolist() == [[True, True, False, False], [False, False, True, True]]
+
+
+@pytest.mark.parametrize(("top_p", "count"), NUCLEI)
+def test_top_p_leaves_the_fewest_tokens_that_reach_it(top_p, count):
+    kept = np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), None, top_p))
+    assert kept.tolist() == [[i < count for i in range(4)], [3 - i < count for i in range(4)]]
+
+
+def test_top_p_counts_probability_among_the_top_k():
+    # 0.4 of 0.7 is more than 0.5: the nucleus is one token, where without top-k it would be two.
+    assert np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), 2, 0.5))[0].tolist() == [True, False, False, False]
+
+
+def test_tokens_come_with_their_probability():
+    uniform_B = (np.arange(1000) + 0.5) / 1000  # each number in [0, 1) once
+    logits_BV = jnp.tile(LOGITS_BV[:1], (1000, 1))
+    counts = np.bincount(sample(logits_BV, jnp.asarray(uniform_B), 1.0, None, 1.0), minlength=4)
+    assert counts.tolist() == [400, 300, 200, 100]
+    sharper = LOGITS_BV[0] / 0.5
+    expected = 1000 * np.exp(sharper) / np.exp(sharper).sum()
+    counts = np.bincount(sample(logits_BV, jnp.asarray(uniform_B), 0.5, None, 1.0), minlength=4)
+    assert np.abs(counts - expected).max() <= 1
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_the_ends_of_the_unit_interval_choose_tokens_that_have_a_probability(number):
+    logits_BV = np.full((1, 1000), -np.inf, np.float32)
+    logits_BV[0, [300, 400, 500]] = [1.0, 2.0, 3.0]
+    token = sample(jnp.asarray(logits_BV), jnp.full(1, number, jnp.float32), 1.0, None, 1.0)
+    assert int(token[0]) == (300 if number == 0 else 500)
+
+
+def test_temperature_zero_takes_the_first_of_the_likeliest():
+    logits_BV = jnp.array([[1.0, 5.0, 5.0, 2.0]])
+    assert sample(logits_BV, jnp.array([0.9]), 0.0, None, 1.0).tolist() == [1]
+    assert sample(logits_BV, jnp.array([0.9]), 1e-30, None, 1.0).tolist() == [1]
+
+
+def printed(capfdbinary, *argv: str) -> bytes:
+    assert run_command(main, list(argv)) == 0
+    out, err = capfdbinary.readouterr()
+    assert err == b""
+    return out
+
+
+def test_the_command_prints_the_prompt_and_its_continuation_only(run, gpt, capfdbinary):
+    out = printed(capfdbinary, "--run", str(run), "--prompt", "def f", "--max-tokens", "9", "--temperature", "0")
+    tokens = continue_one(gpt, [0xFF, *b"def f"], 9)
+    assert out.decode() == "def f" + bytes(token for token in tokens if token != 0xFF).decode(errors="replace")
+
+
+def test_the_command_prints_several_samples_one_after_another(run, capfdbinary):
+    argv = ["--run", str(run), "--prompt", "x", "--max-tokens", "8", "--seed", "5"]
+    one = printed(capfdbinary, *argv)
+    two = printed(capfdbinary, *argv, "--samples", "2")
+    assert two.startswith(one + b"\nx")
+
+
+def test_the_command_begins_a_document_without_a_prompt(run, gpt, capfdbinary):
+    out = printed(capfdbinary, "--run", str(run), "--max-tokens", "9", "--temperature", "0")
+    assert out.decode() == sample_text(*gpt, CONFIG, ByteTokenizer(), "", 9, 0.0, 0)
+
+
+def test_a_float64_run_is_continued_in_float64(tmp_path):
+    run = write_in_float64(tmp_path / "run")
+    argv = [sys.executable, "-m", "jax_impl.generate", "--run", str(run), "--max-tokens", "4", "--temperature", "0"]
+    probe = (
+        "import jax, jax_impl.generate as g; original = g.generate\n"
+        "def probe(model, params, *rest, **options):\n"
+        "    assert params['lm_head']['weight'].dtype == 'float64', params['lm_head']['weight'].dtype\n"
+        "    assert (params['lm_head']['weight'] != params['lm_head']['weight'].astype('float32')).any()\n"
+        "    return original(model, params, *rest, **options)\n"
+        "g.generate = probe; import sys; sys.exit(g.main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run([argv[0], "-c", probe, *argv[3:]], capture_output=True, env=cpu_env(), timeout=300)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def write_in_float64(run: Path) -> Path:
+    code = (
+        "import sys; from pathlib import Path; from dataclasses import replace; import jax\n"
+        "jax.config.update('jax_enable_x64', True)\n"
+        "from tests.generate_cases import CONFIG; from tests.jax_impl.test_generate import write_trained\n"
+        "write_trained(Path(sys.argv[1]), replace(CONFIG, train=replace(CONFIG.train, dtype='float64')))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(run)], check=True, env=cpu_env(), timeout=300)
+    return run
+
+
+def cpu_env() -> dict[str, str]:
+    return {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.mark.parametrize(("flag", "value"), BAD_FLAGS)
+def test_a_bad_flag_ends_in_one_line_that_names_it(run, capsys, flag, value):
+    assert run_command(main, ["--run", str(run), flag, value]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert flag.removeprefix("--") in err
+
+
+def test_a_missing_run_ends_in_one_line(tmp_path, capsys):
+    for argv in ([], ["--run", str(tmp_path / "none")], ["--run", str(tmp_path)]):
+        assert run_command(main, argv) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert "run" in err
+
+
+def test_a_run_of_a_classifier_is_refused_by_name(tmp_path, capsys):
+    linear = DEFAULTS["linear"]
+    config = replace(linear, model=replace(linear.model, features=64, classes=10))
+    run = write_trained(tmp_path / "linear", config)
+    assert run_command(main, ["--run", str(run)]) == 2
+    assert "a run of linear" in capsys.readouterr().err

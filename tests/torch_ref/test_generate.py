@@ -1,0 +1,200 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recipe.config import Config
+from recipe.data import ByteTokenizer
+from recipe.errors import run_command
+from recipe.generation import NO_TOKEN
+from recipe.init import initial_weights
+from recipe.presets import DEFAULTS
+from recipe.run_dir import create_run, write_run
+from tests.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
+from torch_ref import generate as module
+from torch_ref.checkpoint import save
+from torch_ref.generate import filter_logits, generate, main, sample, sample_text
+from torch_ref.models import load_weights, make_model, weight_shapes
+
+
+def make_weighted(config: Config) -> torch.nn.Module:
+    model = make_model(config)
+    load_weights(model, initial_weights(weight_shapes(model), config.train.seed, config.train.init))
+    return model
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    return make_weighted(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_trained(tmp_path_factory.mktemp("run") / "gpt", CONFIG)
+
+
+def write_trained(run: Path, config: Config) -> Path:
+    create_run(run)
+    write_run(run, config, {})
+    save(run, 1, 0, make_weighted(config), [], {}, None)
+    return run
+
+
+@torch.no_grad()
+def continue_greedily(gpt, prompt, count):
+    """Without a cache: the whole text anew for each token."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(gpt(torch.tensor([tokens]))[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+def continue_one(gpt, prompt, count, **options):
+    options = {"temperature": 0.0, **options}
+    return [int(tokens_B[0]) for tokens_B in generate(gpt, CONFIG, [np.array(prompt)], count, **options)]
+
+
+def test_greedy_tokens_with_the_cache_are_those_without_it(gpt):
+    prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one piece of the prompt
+    assert continue_one(gpt, prompt, 60) == continue_greedily(gpt, prompt, 60)
+
+
+@pytest.mark.parametrize("length", [1, module.PREFILL - 1, module.PREFILL, module.PREFILL + 1, 2 * module.PREFILL])
+def test_a_prompt_of_any_length_is_read_whole(gpt, length):
+    prompt = np.random.default_rng(length).integers(0, 256, length)
+    assert continue_one(gpt, prompt, 3) == continue_greedily(gpt, prompt, 3)
+
+
+def test_prompts_of_unequal_length_continue_as_each_alone(gpt):
+    random = np.random.default_rng(1)
+    prompts = [random.integers(0, 256, length) for length in (9, 2, 30)]
+    rows = np.array(list(generate(gpt, CONFIG, prompts, 12, temperature=0.0))).T
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert [t for t in row if t != NO_TOKEN] == continue_one(gpt, prompt, 12)
+
+
+def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(gpt):
+    prompt = np.arange(5)
+    several = np.array(list(generate(gpt, CONFIG, [prompt] * 3, 20, temperature=1.0, seed=7)))
+    assert several[:, 0].tolist() == continue_one(gpt, prompt, 20, temperature=1.0, seed=7)
+    assert len({tuple(row) for row in several.T.tolist()}) == 3
+
+
+def test_the_seed_decides_the_text(gpt):
+    def text(seed):
+        return sample_text(gpt, CONFIG, ByteTokenizer(), "def ", 30, 1.0, seed)
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+    assert text(1).startswith("def ")
+
+
+def test_a_sequence_ends_before_its_stop_token_and_the_others_go_on(gpt):
+    prompts = [np.arange(5), np.arange(5, 10)]
+    first, second = np.array(list(generate(gpt, CONFIG, prompts, 10, temperature=0.0))).T.tolist()
+    stop = next(token for token in first if token not in second)
+    end = first.index(stop)
+    tokens = np.array(list(generate(gpt, CONFIG, prompts, 10, temperature=0.0, stop_token=stop))).T.tolist()
+    assert tokens[0] == first[:end] + [NO_TOKEN] * (10 - end)
+    assert tokens[1] == second
+    assert continue_one(gpt, np.arange(5), 10, stop_token=stop) == first[:end]
+
+
+def test_a_stop_token_within_a_prompt_ends_nothing(gpt):
+    prompts = [np.array([1]), np.array([1, 2, 3, 2])]
+    rows = np.array(list(generate(gpt, CONFIG, prompts, 4, temperature=0.0, stop_token=2))).T
+    assert [t for t in rows[1] if t != NO_TOKEN] == continue_one(gpt, prompts[1], 4, stop_token=2)
+    assert rows[1, -1] != NO_TOKEN
+
+
+def test_top_k_leaves_the_k_largest_logits():
+    kept = filter_logits(torch.tensor(LOGITS_BV), 2, 1.0).isfinite()
+    assert kept.tolist() == [[True, True, False, False], [False, False, True, True]]
+
+
+@pytest.mark.parametrize(("top_p", "count"), NUCLEI)
+def test_top_p_leaves_the_fewest_tokens_that_reach_it(top_p, count):
+    kept = filter_logits(torch.tensor(LOGITS_BV), None, top_p).isfinite()
+    assert kept.tolist() == [[i < count for i in range(4)], [3 - i < count for i in range(4)]]
+
+
+def test_top_p_counts_probability_among_the_top_k():
+    # 0.4 of 0.7 is more than 0.5: the nucleus is one token, where without top-k it would be two.
+    assert filter_logits(torch.tensor(LOGITS_BV), 2, 0.5).isfinite()[0].tolist() == [True, False, False, False]
+
+
+def test_tokens_come_with_their_probability():
+    uniform_B = (torch.arange(1000) + 0.5) / 1000  # each number in [0, 1) once
+    logits_BV = torch.tensor(LOGITS_BV[:1]).expand(1000, 4)
+    assert sample(logits_BV, uniform_B, 1.0, None, 1.0).bincount(minlength=4).tolist() == [400, 300, 200, 100]
+    sharper = LOGITS_BV[0] / 0.5
+    expected = 1000 * np.exp(sharper) / np.exp(sharper).sum()
+    counts = sample(logits_BV, uniform_B, 0.5, None, 1.0).bincount(minlength=4).numpy()
+    assert np.abs(counts - expected).max() <= 1
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_the_ends_of_the_unit_interval_choose_tokens_that_have_a_probability(number):
+    logits_BV = torch.full((1, 1000), -torch.inf)
+    logits_BV[0, [300, 400, 500]] = torch.tensor([1.0, 2.0, 3.0])
+    token = sample(logits_BV, torch.full((1,), number), 1.0, None, 1.0)
+    assert int(token) == (300 if number == 0 else 500)
+
+
+def test_temperature_zero_takes_the_first_of_the_likeliest():
+    logits_BV = torch.tensor([[1.0, 5.0, 5.0, 2.0]])
+    assert sample(logits_BV, torch.tensor([0.9]), 0.0, None, 1.0).tolist() == [1]
+    assert sample(logits_BV, torch.tensor([0.9]), 1e-30, None, 1.0).tolist() == [1]
+
+
+def printed(capfdbinary, *argv: str) -> bytes:
+    assert run_command(main, list(argv)) == 0
+    out, err = capfdbinary.readouterr()
+    assert err == b""
+    return out
+
+
+def test_the_command_prints_the_prompt_and_its_continuation_only(run, gpt, capfdbinary):
+    out = printed(capfdbinary, "--run", str(run), "--prompt", "def f", "--max-tokens", "9", "--temperature", "0")
+    tokens = continue_one(gpt, [0xFF, *b"def f"], 9)
+    assert out.decode() == "def f" + bytes(token for token in tokens if token != 0xFF).decode(errors="replace")
+
+
+def test_the_command_prints_several_samples_one_after_another(run, capfdbinary):
+    argv = ["--run", str(run), "--prompt", "x", "--max-tokens", "8", "--seed", "5"]
+    one = printed(capfdbinary, *argv)
+    two = printed(capfdbinary, *argv, "--samples", "2")
+    assert two.startswith(one + b"\nx")
+
+
+def test_the_command_begins_a_document_without_a_prompt(run, gpt, capfdbinary):
+    out = printed(capfdbinary, "--run", str(run), "--max-tokens", "9", "--temperature", "0")
+    assert out.decode() == sample_text(gpt, CONFIG, ByteTokenizer(), "", 9, 0.0, 0)
+
+
+@pytest.mark.parametrize(("flag", "value"), BAD_FLAGS)
+def test_a_bad_flag_ends_in_one_line_that_names_it(run, capsys, flag, value):
+    assert run_command(main, ["--run", str(run), flag, value]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert flag.removeprefix("--") in err
+
+
+def test_a_missing_run_ends_in_one_line(tmp_path, capsys):
+    for argv in ([], ["--run", str(tmp_path / "none")], ["--run", str(tmp_path)]):
+        assert run_command(main, argv) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert "run" in err
+
+
+def test_a_run_of_a_classifier_is_refused_by_name(tmp_path, capsys):
+    linear = DEFAULTS["linear"]
+    config = replace(linear, model=replace(linear.model, features=64, classes=10))
+    run = write_trained(tmp_path / "linear", config)
+    assert run_command(main, ["--run", str(run)]) == 2
+    assert "a run of linear" in capsys.readouterr().err
