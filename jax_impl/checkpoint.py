@@ -1,10 +1,12 @@
 """Checkpoints by orbax: asynchronous, atomic, the last K and the best one kept, every array with a checksum.
 
 A checkpoint holds three items: `weights` (parameters and buffers by name), `training` (optimizer state, step,
-random key) and `facts` (JSON: what else the loop must remember, and the checksums).
+random key) and `facts` (JSON: what else the loop must remember, see `recipe.facts`, and the checksums).
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,63 +14,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from jax_impl.models import flatten, unflatten
 from jax_impl.step import State
+from recipe import run_dir
 from recipe.cli import read_run_config
 from recipe.config import Config
 from recipe.errors import RunError, UserError
+from recipe.facts import Facts, check_config, seal, unseal
 from recipe.run_dir import CHECKPOINTS, checkpoint_steps
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each phase of each save
+# orbax reports each phase of each save, and logs the traceback of what it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def open_manager(run: Path, keep_last: int) -> ocp.CheckpointManager:
-    """The manager of a run's checkpoints; it removes what an interrupted save left behind."""
-    keep = policies.AnyPreservationPolicy(
-        [
-            policies.LatestN(keep_last),
-            policies.BestN(
-                get_metric_fn=lambda metrics: metrics["val_loss"],
-                reverse=True,
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
-    )
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=keep,
-        save_decision_policy=policies.FixedIntervalPolicy(1),
-        cleanup_tmp_directories=True,
-    )
-    return ocp.CheckpointManager((run / CHECKPOINTS).absolute(), options=options)
+@contextlib.contextmanager
+def open_manager(run: Path) -> Iterator[ocp.CheckpointManager]:
+    """The manager of a run's checkpoints. On leaving, waits for the last save; RunError if it failed."""
+    manager = ocp.CheckpointManager((run / CHECKPOINTS).absolute())
+    try:
+        yield manager
+        finish(manager)
+    finally:
+        with contextlib.suppress(Exception):  # the same failure again
+            manager.close()
 
 
-@jax.jit
-def checksums(tree: Any) -> list[jax.Array]:
-    """One uint32 per leaf: the sum of its bits, each word weighted by its place, modulo 2^32.
+def save(manager: ocp.CheckpointManager, state: State, facts: Facts) -> None:
+    """Start saving; the disk work goes on beside training.
 
-    Odd weights, so that any flipped bit changes the sum; the place, so that swapped words do too. It is a
-    reduction over the array, so it needs no gathering where the array is divided among devices.
+    Raises RunError if this or the save before failed, or if a number is not finite: what could not be trained from
+    must not take the place of what can.
     """
-
-    def checksum(x: jax.Array) -> jax.Array:
-        bits = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-        words = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32).ravel()
-        place = jnp.arange(words.size, dtype=jnp.uint32)
-        return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
-
-    return [checksum(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def save(manager: ocp.CheckpointManager, state: State, facts: dict[str, Any], metrics: dict | None) -> None:
-    """Start saving; the disk work goes on beside training. Raises RunError if this or an earlier save failed."""
     weights, training = split_state(state)
     # On a CPU orbax may read the arrays where they lie, and the next step's donation would overwrite them.
     weights, training = jax.tree.map(jnp.copy, (weights, training))
     step = int(state.step)
-    facts = {**facts, "checksums": [int(c) for c in checksums((weights, training))]}
+    sums, finite = inspect_arrays((weights, training))
+    names = array_names(weights, training)
+    for name, is_finite in zip(names, finite, strict=True):
+        if not is_finite:
+            raise RunError(f"step {step}: {name} is not finite, so it is not saved; earlier checkpoints are intact")
+    facts = seal({**facts, "checksums": dict(zip(names, map(int, sums), strict=True))})
     try:
         manager.check_for_errors()
         manager.save(
@@ -78,7 +65,6 @@ def save(manager: ocp.CheckpointManager, state: State, facts: dict[str, Any], me
                 training=ocp.args.StandardSave(training),
                 facts=ocp.args.JsonSave(facts),
             ),
-            metrics=metrics,
         )
     except Exception as error:
         raise save_error(step, error) from error
@@ -93,19 +79,21 @@ def finish(manager: ocp.CheckpointManager) -> None:
         raise save_error(None, error) from error
 
 
-def save_error(step: int | None, error: Exception) -> RunError:
-    """Whatever orbax raises, as one line."""
-    at = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
-    return RunError(
-        f"cannot save {at}: {first_line(error)}; earlier checkpoints are intact: make room and pass --resume"
-    )
+def remove_old(run: Path, keep_last: int) -> None:
+    """Keep the newest `keep_last` whole checkpoints and the best of which the newest of them knows."""
+    steps = checkpoint_steps(run)
+    if len(steps) > keep_last:
+        run_dir.remove_old(run, keep_last, read_facts(run, steps[-1])["best_step"])
 
 
-def restore(run: Path, like: State, step: int) -> tuple[State, dict[str, Any]]:
+def restore(run: Path, config: Config, like: State, step: int) -> tuple[State, Facts]:
     """State and facts of one checkpoint, the state placed and typed as `like`.
 
-    Raises UserError if it cannot be read, does not fit, or an array does not have the bits that were saved.
+    Raises UserError if it cannot be read, does not fit, belongs to another configuration, or an array does not have
+    the bits that were saved.
     """
+    facts = read_facts(run, step)
+    check_config(facts, config, run)
     weights, training = split_state(like)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, (weights, training))
     restored = _read(
@@ -113,23 +101,22 @@ def restore(run: Path, like: State, step: int) -> tuple[State, dict[str, Any]]:
         step,
         weights=ocp.args.StandardRestore(abstract[0]),
         training=ocp.args.StandardRestore(abstract[1]),
-        facts=ocp.args.JsonRestore(),
     )
-    found = [int(c) for c in checksums((restored["weights"], restored["training"]))]
-    if found != restored["facts"].pop("checksums", None):
-        raise damaged(run, step, "its arrays do not have the checksums that were saved")
-    flat = restored["weights"]
-    params = unflatten({name: flat[name] for name in flatten(like.params)})
-    buffers = unflatten({name: flat[name] for name in flatten(like.buffers)})
-    training = restored["training"]
+    weights, training = restored["weights"], restored["training"]
+    sums, _ = inspect_arrays((weights, training))
+    check_sums(run, step, dict(zip(array_names(weights, training), map(int, sums), strict=True)), facts)
+    params = unflatten({name: weights[name] for name in flatten(like.params)})
+    buffers = unflatten({name: weights[name] for name in flatten(like.buffers)})
     opt_state = jax.tree.unflatten(jax.tree.structure(like.opt_state), training["opt_state"])
-    return State(params, buffers, opt_state, training["step"], training["key"]), restored["facts"]
+    del facts["checksums"]
+    return State(params, buffers, opt_state, training["step"], training["key"]), facts
 
 
 def load_params(run: Path, step: int | None = None) -> tuple[Config, dict[str, np.ndarray]]:
     """A run's configuration, and parameters and buffers by name, of one step or the newest.
 
-    Raises UserError if there is no such run or checkpoint, or it is damaged.
+    They are NumPy arrays, whatever devices they were saved from. Raises UserError if there is no such run or
+    checkpoint, or it is damaged.
     """
     config = read_run_config(run)
     steps = checkpoint_steps(run)
@@ -138,8 +125,29 @@ def load_params(run: Path, step: int | None = None) -> tuple[Config, dict[str, n
     if step is not None and step not in steps:
         raise UserError(f"{run} has no checkpoint of step {step}; there are {steps}")
     step = steps[-1] if step is None else step
-    weights = _read(run, step, weights=ocp.args.StandardRestore())["weights"]
-    return config, {name: np.asarray(array) for name, array in weights.items()}
+    facts = read_facts(run, step)
+    check_config(facts, config, run)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            folder = (run / CHECKPOINTS / str(step) / "weights").absolute()
+            names = reader.metadata(folder).item_metadata.tree
+            as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            weights = reader.restore(folder, ocp.args.PyTreeRestore(restore_args=as_numpy))
+    except Exception as error:
+        raise damaged(run, step, first_line(error)) from error
+    check_sums(run, step, {name: numpy_checksum(array) for name, array in weights.items()}, facts)
+    return config, weights
+
+
+def read_facts(run: Path, step: int) -> Facts:
+    """The facts of a checkpoint. Raises UserError if they are not there or not those that were saved."""
+    if (run / CHECKPOINTS / str(step) / "facts.json").exists():
+        raise UserError(f"{run} is a run of torch_ref; python -m parity convert {run} OUT_DIR makes one of jax_impl")
+    facts = _read(run, step, facts=ocp.args.JsonRestore())["facts"]
+    try:
+        return unseal(facts)
+    except ValueError as error:
+        raise damaged(run, step, str(error)) from error
 
 
 def split_state(state: State) -> tuple[dict[str, jax.Array], dict[str, Any]]:
@@ -149,6 +157,46 @@ def split_state(state: State) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     return weights, training
 
 
+def array_names(weights: dict[str, jax.Array], training: dict[str, Any]) -> list[str]:
+    """The names of all arrays of a checkpoint, in the order of `jax.tree.leaves((weights, training))`."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(training)]
+    return [*sorted(weights), *(jax.tree_util.keystr(path, simple=True, separator=".") for path in paths)]
+
+
+@jax.jit
+def inspect_arrays(tree: Any) -> tuple[list[jax.Array], list[jax.Array]]:
+    """For each leaf its checksum, uint32, and whether all its numbers are finite.
+
+    The checksum is the sum of the array's bits, each word weighted by its place, modulo 2^32: odd weights, so that
+    any flipped bit changes the sum; the place, so that swapped words do too. It is a reduction over the array, so
+    it needs no gathering where the array is divided among devices.
+    """
+
+    def checksum(x: jax.Array) -> jax.Array:
+        bits = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+        words = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32).ravel()
+        place = jnp.arange(words.size, dtype=jnp.uint32)
+        return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+
+    leaves = jax.tree.leaves(tree)
+    return [checksum(leaf) for leaf in leaves], [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def numpy_checksum(array: np.ndarray) -> int:
+    """The checksum of `inspect_arrays`."""
+    bits = {1: np.uint8, 2: np.uint16}.get(array.dtype.itemsize, np.uint32)
+    words = np.ascontiguousarray(array).ravel().view(bits).astype(np.uint32)
+    place = np.arange(words.size, dtype=np.uint32)
+    return int(np.sum(words * (2 * place + 1), dtype=np.uint32))
+
+
+def check_sums(run: Path, step: int, found: dict[str, int], facts: Facts) -> None:
+    """Raises UserError naming the first array whose bits are not those that were saved."""
+    for name, checksum in found.items():
+        if facts.get("checksums", {}).get(name) != checksum:
+            raise damaged(run, step, f"{name} does not have the bits that were saved")
+
+
 def _read(run: Path, step: int, **items: Any) -> Any:
     folder = (run / CHECKPOINTS / str(step)).absolute()
     try:
@@ -156,6 +204,14 @@ def _read(run: Path, step: int, **items: Any) -> Any:
             return reader.restore(folder, ocp.args.Composite(**items))
     except Exception as error:
         raise damaged(run, step, first_line(error)) from error
+
+
+def save_error(step: int | None, error: Exception) -> RunError:
+    """Whatever orbax raises, as one line."""
+    at = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
+    return RunError(
+        f"cannot save {at}: {first_line(error)}; earlier checkpoints are intact: make room and pass --resume"
+    )
 
 
 def damaged(run: Path, step: int, why: str) -> UserError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_impl import checkpoint, parallel
@@ -20,13 +21,23 @@ from jax_impl.step import init_state
 from recipe.cli import parse_train_config
 from recipe.config import Config, GPTConfig
 from recipe.data import load_data
-from recipe.errors import RunError, run_command
+from recipe.errors import not_finite, run_command
 from recipe.events import due, evaluation_due
+from recipe.facts import finished, first_facts, note_evaluation
 from recipe.flops import flops_per_token, parameter_count
 from recipe.init import initial_weights
 from recipe.plot import plot_loss
 from recipe.resolve import fill_in, sequence_len, units_per_step
-from recipe.run_dir import TOKENIZER, check_data, checkpoint_steps, create_run, trim_metrics, write_run
+from recipe.run_dir import (
+    TOKENIZER,
+    check_data,
+    checkpoint_steps,
+    create_run,
+    lock_run,
+    remove_unfinished,
+    trim_metrics,
+    write_run,
+)
 from recipe.run_log import RunLog
 from recipe.signals import StopRequest
 
@@ -47,20 +58,24 @@ def main(argv: list[str]) -> int:
     shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}
     weights = initial_weights(shapes, config.train.seed, config.train.init)
     state = steps.place_state(init_state(model, optimizer, weights, config.train.seed))
-    facts: dict[str, Any] = {"best_val_loss": None, "evaluations_without_improvement": 0}
+    facts = first_facts(config)
 
-    if resumed:
-        check_data(run, data.summary)
-        if checkpoint_steps(run):
-            state, facts = checkpoint.restore(run, state, checkpoint_steps(run)[-1])
-        trim_metrics(run, int(state.step))
-    else:
+    saved = checkpoint_steps(run) if resumed else []
+    if not resumed:
         create_run(run)
-        if data.tokenizer is not None:
-            data.tokenizer.save(run / TOKENIZER)
-        write_run(run, config, data.summary)
-    manager = checkpoint.open_manager(run, config.output.keep_last)
+    if not saved:
+        write_run(run, config, data.summary, data.tokenizer)
+    check_data(run, data.summary)
+    lock = lock_run(run)
+    if saved:
+        state, facts = checkpoint.restore(run, config, state, saved[-1])
+    trim_metrics(run, saved[-1] if saved else None)
+    remove_unfinished(run)
     start = int(state.step)
+    if finished(facts, config, start):
+        plot_loss([run], run / "loss.png")
+        print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
+        return 0
     log = RunLog(
         run,
         config,
@@ -72,19 +87,18 @@ def main(argv: list[str]) -> int:
     )
 
     def run_evaluation(step: int) -> bool:
-        """Log the held-out metrics, note whether they are the best so far."""
+        """Log the held-out metrics; True if they are the best so far."""
         batches = map(steps.place_eval_batch, eval_batches(data.validation, config.train.eval_batches))
         found = metrics(evaluate(lambda batch: steps.evaluate(state, batch), batches))
+        if not math.isfinite(found["val_loss"]):
+            finite = {name: bool(jnp.isfinite(array).all()) for name, array in flatten(state.params).items()}
+            raise not_finite(step, f"the validation loss is {found['val_loss']}", finite, checkpoint_steps(run))
         log.evaluation(step, found)
-        best = facts["best_val_loss"]
-        improved = best is None or found["val_loss"] < best
-        facts["best_val_loss"] = found["val_loss"] if improved else best
-        facts["evaluations_without_improvement"] = 0 if improved else facts["evaluations_without_improvement"] + 1
-        facts["val_loss"] = found["val_loss"]
-        return improved
+        return note_evaluation(facts, step, found["val_loss"])
 
-    def run_save(step: int, evaluated: bool) -> None:
-        checkpoint.save(manager, state, facts, {"val_loss": facts["val_loss"]} if evaluated else None)
+    def run_save() -> None:
+        checkpoint.save(manager, state, facts)
+        checkpoint.remove_old(run, config.output.keep_last)
         log.skip_time()
 
     def run_sample(step: int) -> None:
@@ -95,47 +109,48 @@ def main(argv: list[str]) -> int:
             log.say(f"sample at step {step}:\n{text}\n")
             log.skip_time()
 
-    with log, StopRequest() as stop:
+    with log, StopRequest() as stop, checkpoint.open_manager(run) as manager:
         describe(log, config, run, mode, data, resumed, start)
         if start == 0:
             run_evaluation(0)
         pending = None  # the metrics of the step before, fetched while this one runs
         batches = train_batches(data.train, start, config.train.steps)
-        for number, batch in enumerate(batches, start):
+        for step, batch in enumerate(batches, start + 1):
             state, step_metrics = steps.train(state, steps.place_train_batch(batch))
             record(log, config, model.params, pending)
-            pending = (number + 1, step_metrics)
+            pending = (step, step_metrics)
 
-            step = number + 1
+            stopping = stop.signal is not None  # read once: it may come at any time
             last = step == config.train.steps
             evaluating = evaluation_due(config, step)
-            saving = due(step, config.output.save_every) or last or stop.signal is not None
+            saving = due(step, config.output.save_every) or last or stopping
             sampling = due(step, config.output.sample_every) or last
             if not (evaluating or saving or sampling):
                 continue
-            record(log, config, model.params, pending)  # a loss that is not finite ends the run before it is saved
+            record(log, config, model.params, pending)  # what is not finite ends the run before it is saved
             pending = None
             if evaluating:
                 improved = run_evaluation(step)
                 keeps_best = config.output.save_every > 0 or config.train.patience > 0
                 saving = saving or (improved and keeps_best)
-                if 0 < config.train.patience <= facts["evaluations_without_improvement"]:
+                if finished(facts, config, step) and not last:
                     log.say(f"stopped early at step {step}: no improvement in {config.train.patience} evaluations")
                     last = saving = sampling = True
             if saving:
-                run_save(step, evaluating)
+                run_save()
             if sampling:
                 run_sample(step)
-            if last or stop.signal is not None:
+            if last or stopping:
                 break
         checkpoint.finish(manager)
-        manager.close()
+        checkpoint.remove_old(run, config.output.keep_last)
         plot_loss([run], run / "loss.png")
-        if stop.signal is not None:
+        if last:
+            log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
+        else:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
-            return stop.exit_code
-        log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
-    return 0
+    lock.close()
+    return stop.exit_code
 
 
 def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
@@ -145,11 +160,9 @@ def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[st
     step, found = pending
     loss, grad_norm = float(found["loss"]), float(found["grad_norm"])
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
-        norms = np.asarray(found["leaf_norms"])
-        tensors = [name for name, norm in zip(flatten(params), norms, strict=True) if not math.isfinite(norm)]
-        raise RunError(
-            f"step {step}: the loss is {loss} and the gradient of {tensors[0] if tensors else 'no tensor'} is not "
-            f"finite; checkpoints before it are intact: lower the rates, or resume one with another --dtype"
+        finite = dict(zip(flatten(params), np.isfinite(found["leaf_norms"]).tolist(), strict=True))
+        raise not_finite(
+            step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
         )
     if step % config.output.log_every == 0 or step == 1:
         log.train(step, loss, float(found["learning_rate"]), grad_norm)

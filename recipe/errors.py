@@ -1,7 +1,7 @@
 """Errors meant for people: one clear line, exit code 2, no traceback."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 
 class UserError(Exception):
@@ -16,18 +16,32 @@ class RunError(UserError):
     exit_code = 1
 
 
+def not_finite(step: int, what: str, finite: Mapping[str, bool], saved: Sequence[int]) -> RunError:
+    """The end of a run whose numbers overflowed.
+
+    finite: for each tensor by name, whether all its numbers are finite. saved: the steps of the whole checkpoints.
+    """
+    tensor = next((name for name, is_finite in finite.items() if not is_finite), "no single tensor")
+    kept = f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was saved before"
+    return RunError(
+        f"step {step}: {what}; not finite: {tensor}; {kept}; start a new run with lower rates or a longer warm-up"
+    )
+
+
 def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
     """Run `main(argv)` and turn its failures into the exit codes that every public command keeps.
 
-    Returns `main`'s own code, 2 after a UserError and 1 after a RunError (the line goes to standard error), 130 after
-    Ctrl-C.
-    Any other exception is a bug and keeps its traceback.
+    Returns `main`'s own code, 2 after a UserError, 1 after a RunError or when memory runs out (one line goes to
+    standard error), 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
     """
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except MemoryError as error:
+        print(f"error: not enough memory: {error}; choose a smaller model or batch", file=sys.stderr)
+        return RunError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

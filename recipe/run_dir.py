@@ -8,44 +8,86 @@ tokenizer.json  where one was trained
 checkpoints/    one folder per step
 """
 
+import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from recipe.config import Config, to_dict
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from recipe.data import Tokenizer
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer.json"
+UNFINISHED = (".tmp", ".removed")  # endings of what a killed process leaves among the checkpoints, orbax's aside
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader sees the old file or the new, never a part."""
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write beside, then rename: a reader sees the old file or the new, never a part. Raises OSError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def create_run(run: Path) -> None:
-    """Make the folder of a new run. Raises UserError if it holds anything or cannot be written."""
+    """Make the folder of a new run. Raises UserError if it holds anything or cannot be made."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        held = sorted(entry.name for entry in run.iterdir())
-        if "config.json" in held:
-            raise UserError(f"{run} already holds a run; pass --resume to continue it, or another --out-dir")
-        if held:
-            raise UserError(f"{run} is not empty (it holds {held[0]}); pass another --out-dir")
-        (run / CHECKPOINTS).mkdir()
+        # A process killed while it wrote config.json has left no more than that file's unfinished form.
+        held = sorted(entry.name for entry in run.iterdir() if not entry.name.startswith(".config.json."))
     except OSError as error:
         raise UserError(f"cannot write to {run}: {error.strerror}; pass another --out-dir") from error
+    if "config.json" in held:
+        raise UserError(f"{run} already holds a run; pass --resume to continue it, or another --out-dir")
+    if held:
+        raise UserError(f"{run} is not empty (it holds {held[0]}); pass another --out-dir")
 
 
-def write_run(run: Path, config: Config, data_summary: dict[str, Any]) -> None:
-    """Record what the run is. config.json comes last: a folder with it is a run that can be resumed."""
-    write_atomically(run / "data.json", json.dumps(data_summary, indent=2) + "\n")
-    write_atomically(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+def write_run(run: Path, config: Config, data_summary: dict[str, Any], tokenizer: "Tokenizer | None" = None) -> None:
+    """Record what the run is, as far as that is not there yet.
+
+    config.json comes first: a folder with it is a run that can be resumed, and its other files follow from it.
+    Raises UserError if they cannot be written.
+    """
+    try:
+        if not (run / "config.json").exists():
+            write_atomically(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+        if not (run / "data.json").exists():
+            write_atomically(run / "data.json", json.dumps(data_summary, indent=2) + "\n")
+        if tokenizer is not None and not (run / TOKENIZER).exists():
+            tokenizer.save(run / TOKENIZER)
+        (run / CHECKPOINTS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}; make room, or pass another --out-dir") from error
+
+
+def lock_run(run: Path) -> IO[bytes]:
+    """An open file that locks the run until it is closed or the process ends, however it ends.
+
+    Two processes that write one run would mix their lines and delete each other's checkpoints. Raises UserError if
+    another one holds the lock. A file system without locks is used without.
+    """
+    file = (run / "config.json").open("rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"another process is writing to {run}; stop it first, or pass another --out-dir") from None
+    except OSError:
+        pass
+    return file
 
 
 def check_data(run: Path, data_summary: dict[str, Any]) -> None:
@@ -53,20 +95,26 @@ def check_data(run: Path, data_summary: dict[str, Any]) -> None:
     path = run / "data.json"
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    for name in ("sha256", "tokenizer", "train", "validation", "train_examples"):
-        if recorded.get(name) != data_summary.get(name):
-            raise UserError(
-                f"the data has changed since the run in {run} began ({name} was {recorded.get(name)}, is "
-                f"{data_summary.get(name)}); restore it, or start a new run in another --out-dir"
-            )
+        for name in ("sha256", "tokenizer", "vocab_size", "train", "validation", "train_examples"):
+            if recorded.get(name) != data_summary.get(name):
+                raise UserError(
+                    f"the data has changed since the run in {run} began ({name} was {recorded.get(name)}, is "
+                    f"{data_summary.get(name)}); restore it, pass --data with its new place, or start a new run in "
+                    "another --out-dir"
+                )
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read: {error}; restore it, or start a new run") from error
 
 
 def append_metrics(run: Path, record: dict[str, Any]) -> None:
-    """Add one line to metrics.jsonl in one write."""
-    with (run / METRICS).open("a", encoding="utf-8") as log:
-        log.write(json.dumps(record, allow_nan=False) + "\n")
+    """Add one line to metrics.jsonl in one write. Raises RunError if it cannot be written."""
+    try:
+        with (run / METRICS).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(record, allow_nan=False) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"cannot write {run / METRICS}: {error.strerror}; the checkpoints are intact: make room and pass --resume"
+        ) from error
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -81,19 +129,41 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and "step" in record:
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
 
 
-def trim_metrics(run: Path, step: int) -> None:
-    """Drop torn lines and those past `step`: what is resumed there writes them again."""
-    if (run / METRICS).exists():
-        kept = [json.dumps(record) + "\n" for record in read_metrics(run) if record["step"] <= step]
-        write_atomically(run / METRICS, "".join(kept))
+def trim_metrics(run: Path, step: int | None) -> None:
+    """Drop torn lines and those past the checkpoint of `step`, all for None: what is resumed writes them again."""
+    if not (run / METRICS).exists():
+        return
+    kept = [record for record in read_metrics(run) if step is not None and record["step"] <= step]
+    try:
+        write_atomically(run / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}; make room and pass --resume again") from error
 
 
 def checkpoint_steps(run: Path) -> list[int]:
     """Steps of the whole checkpoints, ascending; unfinished ones have other names and are not listed."""
     folder = run / CHECKPOINTS
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+
+
+def remove_old(run: Path, keep_last: int, best_step: int | None) -> None:
+    """Remove all checkpoints but the newest `keep_last` and that of `best_step`."""
+    for step in checkpoint_steps(run)[:-keep_last]:
+        if step != best_step:
+            # Under its own name a half removed checkpoint would pass for a whole one.
+            removed = run / CHECKPOINTS / f"{step}.removed"
+            os.replace(run / CHECKPOINTS / str(step), removed)
+            shutil.rmtree(removed, ignore_errors=True)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove what a killed process left half written or half removed among the checkpoints."""
+    folder = run / CHECKPOINTS
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name.endswith(UNFINISHED) or ".orbax-checkpoint-tmp" in entry.name:
+            shutil.rmtree(entry, ignore_errors=True)

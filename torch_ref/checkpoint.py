@@ -1,7 +1,8 @@
 """Checkpoints as safetensors and JSON: atomic, the last K and the best one kept, every file with a SHA-256.
 
 A checkpoint is a folder with `weights.safetensors` (parameters and buffers by name), `training.safetensors`
-(optimizer state and random generator) and `facts.json` (what else the loop must remember, and the checksums).
+(optimizer state and random generators) and `facts.json` (what else the loop must remember, see `recipe.facts`, and
+the checksums).
 """
 
 import hashlib
@@ -17,36 +18,38 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from recipe import run_dir
 from recipe.cli import read_run_config
 from recipe.config import Config
 from recipe.errors import RunError, UserError
-from recipe.run_dir import CHECKPOINTS, checkpoint_steps
+from recipe.facts import Facts, check_config, seal, unseal
+from recipe.run_dir import CHECKPOINTS, checkpoint_steps, write_atomically
 
 FILES = ("weights.safetensors", "training.safetensors")
 
 
-def save(
-    run: Path,
-    keep_last: int,
-    step: int,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    facts: dict[str, Any],
-    metrics: dict[str, float] | None,
-) -> None:
-    """Write a folder beside, then rename it; then remove what need not be kept. Raises RunError if that fails."""
+def save(run: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: Facts) -> None:
+    """Write a folder beside, then rename it.
+
+    Raises RunError if that fails, or if a number is not finite: what could not be trained from must not take the
+    place of what can.
+    """
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    training = training_tensors(model, optimizers)
+    for name, tensor in (weights | training).items():
+        if not tensor.isfinite().all():
+            raise RunError(f"step {step}: {name} is not finite, so it is not saved; earlier checkpoints are intact")
     folder = run / CHECKPOINTS / str(step)
     beside = run / CHECKPOINTS / f"{step}.tmp"
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        save_file({name: t.contiguous() for name, t in model.state_dict().items()}, beside / FILES[0])
-        save_file(training_tensors(model, optimizers), beside / FILES[1])
-        checksums = {name: sha256(beside / name) for name in FILES}
-        text = json.dumps({**facts, "step": step, "metrics": metrics, "checksums": checksums}, indent=2)
-        (beside / "facts.json").write_text(text + "\n", encoding="utf-8")
+        beside.mkdir(parents=True)
+        for name, tensors in zip(FILES, (weights, training), strict=True):
+            save_file(tensors, beside / name)
+            sync(beside / name)
+        facts = seal({**facts, "checksums": {name: sha256(beside / name) for name in FILES}})
+        write_atomically(beside / "facts.json", json.dumps(facts, indent=2) + "\n")
         os.replace(beside, folder)
-        remove_old(run, keep_last)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise RunError(
@@ -56,32 +59,28 @@ def save(
 
 
 def remove_old(run: Path, keep_last: int) -> None:
-    """Keep the newest `keep_last` checkpoints and the one with the least validation loss."""
+    """Keep the newest `keep_last` whole checkpoints and the best of which the newest of them knows."""
     steps = checkpoint_steps(run)
-    losses = {}
-    for step in steps:
-        metrics = json.loads((run / CHECKPOINTS / str(step) / "facts.json").read_text(encoding="utf-8"))["metrics"]
-        if metrics is not None:
-            losses[step] = metrics["val_loss"]
-    best = min(losses, key=lambda step: losses[step]) if losses else None
-    for step in steps[:-keep_last]:
-        if step != best:
-            shutil.rmtree(run / CHECKPOINTS / str(step))
+    if len(steps) > keep_last:
+        run_dir.remove_old(run, keep_last, read_facts(run, steps[-1])["best_step"])
 
 
-def restore(run: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, Any]:
-    """Load one checkpoint into model, optimizers and torch's generator; returns its facts.
+def restore(run: Path, config: Config, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> Facts:
+    """Load one checkpoint into model, optimizers and torch's generators; returns its facts.
 
-    Raises UserError if it cannot be read, does not fit, or a file is not the one that was saved.
+    Raises UserError if it cannot be read, does not fit, belongs to another configuration, or a file is not the one
+    that was saved.
     """
     facts = read_facts(run, step)
+    check_config(facts, config, run)
     weights, training = (read_file(run, step, name, facts) for name in FILES)
     try:
         model.load_state_dict(weights)
         load_training_tensors(model, optimizers, training)
     except (RuntimeError, KeyError) as error:
         raise damaged(run, step, " ".join(str(error).split())[:300]) from error
-    return {name: value for name, value in facts.items() if name not in ("step", "metrics", "checksums")}
+    del facts["checksums"]
+    return facts
 
 
 def load_params(run: Path, step: int | None = None) -> tuple[Config, dict[str, np.ndarray]]:
@@ -96,14 +95,28 @@ def load_params(run: Path, step: int | None = None) -> tuple[Config, dict[str, n
     if step is not None and step not in steps:
         raise UserError(f"{run} has no checkpoint of step {step}; there are {steps}")
     step = steps[-1] if step is None else step
-    weights = read_file(run, step, FILES[0], read_facts(run, step))
-    return config, {name: tensor.numpy() for name, tensor in weights.items()}
+    facts = read_facts(run, step)
+    check_config(facts, config, run)
+    return config, {name: tensor.numpy() for name, tensor in read_file(run, step, FILES[0], facts).items()}
+
+
+def read_facts(run: Path, step: int) -> Facts:
+    """The facts of a checkpoint. Raises UserError if they are not there or not those that were saved."""
+    folder = run / CHECKPOINTS / str(step)
+    if (folder / "_CHECKPOINT_METADATA").exists():
+        raise UserError(f"{run} is a run of jax_impl; python -m parity convert {run} OUT_DIR makes one of torch_ref")
+    try:
+        return unseal(json.loads((folder / "facts.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise damaged(run, step, f"facts.json: {error}") from error
 
 
 def training_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    """Optimizer state as "parameter name/state name", and torch's random generator."""
+    """Optimizer state as "parameter name/state name", and torch's random generators."""
     names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {"generator": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda_generator"] = torch.cuda.get_rng_state()
     for optimizer in optimizers:
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
@@ -118,28 +131,23 @@ def load_training_tensors(
     """The inverse of `training_tensors`. Raises KeyError for the state of a parameter that is not there."""
     tensors = dict(tensors)
     torch.set_rng_state(tensors.pop("generator"))
+    cuda_generator = tensors.pop("cuda_generator", None)
+    if cuda_generator is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda_generator)
     owners = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         parameter_name, key = name.split("/")
         parameter = parameters[parameter_name]
-        owners[parameter].state[parameter][key] = tensor
+        # AdamW's count of steps stays on the CPU.
+        owners[parameter].state[parameter][key] = tensor.to(parameter.device) if tensor.ndim else tensor
 
 
-def read_facts(run: Path, step: int) -> dict[str, Any]:
-    try:
-        facts = json.loads((run / CHECKPOINTS / str(step) / "facts.json").read_text(encoding="utf-8"))
-        if set(facts["checksums"]) != set(FILES):
-            raise ValueError("facts.json names other files")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(run, step, f"facts.json: {error}") from error
-    return facts
-
-
-def read_file(run: Path, step: int, name: str, facts: dict[str, Any]) -> dict[str, torch.Tensor]:
+def read_file(run: Path, step: int, name: str, facts: Facts) -> dict[str, torch.Tensor]:
+    """The tensors of one file. Raises UserError if it is not the one that was saved."""
     path = run / CHECKPOINTS / str(step) / name
     try:
-        if sha256(path) != facts["checksums"][name]:
+        if sha256(path) != facts.get("checksums", {}).get(name):
             raise damaged(run, step, f"{name} is not the file that was saved (its SHA-256 differs)")
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -147,8 +155,15 @@ def read_file(run: Path, step: int, name: str, facts: dict[str, Any]) -> dict[st
 
 
 def sha256(path: Path) -> str:
+    """The hash of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk: the folder's new name must not get there before them."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def damaged(run: Path, step: int, why: str) -> UserError:

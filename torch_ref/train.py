@@ -13,13 +13,23 @@ from torch import nn
 from recipe.cli import parse_train_config
 from recipe.config import Config
 from recipe.data import load_data
-from recipe.errors import RunError, run_command
+from recipe.errors import not_finite, run_command
 from recipe.events import due, evaluation_due
+from recipe.facts import finished, first_facts, note_evaluation
 from recipe.flops import flops_per_token, parameter_count
 from recipe.init import initial_weights
 from recipe.plot import plot_loss
 from recipe.resolve import fill_in, sequence_len, units_per_step
-from recipe.run_dir import TOKENIZER, check_data, checkpoint_steps, create_run, trim_metrics, write_run
+from recipe.run_dir import (
+    TOKENIZER,
+    check_data,
+    checkpoint_steps,
+    create_run,
+    lock_run,
+    remove_unfinished,
+    trim_metrics,
+    write_run,
+)
 from recipe.run_log import RunLog
 from recipe.signals import StopRequest
 from torch_ref import checkpoint, parallel
@@ -49,22 +59,28 @@ def main(argv: list[str]) -> int:
     optimizers = setup_optimizers(config, model)
     wrapped = parallel.wrap(model, mode)
     rank, processes = parallel.shard()
-    facts: dict[str, Any] = {"best_val_loss": None, "evaluations_without_improvement": 0}
+    facts = first_facts(config)
 
-    start = 0
-    if resumed:
-        check_data(run, data.summary)
-        if checkpoint_steps(run):
-            start = checkpoint_steps(run)[-1]
-            facts = checkpoint.restore(run, model, optimizers, start)
+    saved = checkpoint_steps(run) if resumed else []
     if rank == 0:
-        if resumed:
-            trim_metrics(run, start)
-        else:
+        if not resumed:
             create_run(run)
-            if data.tokenizer is not None:
-                data.tokenizer.save(run / TOKENIZER)
-            write_run(run, config, data.summary)
+        if not saved:
+            write_run(run, config, data.summary, data.tokenizer)
+        check_data(run, data.summary)
+        lock = lock_run(run)
+    if saved:
+        facts = checkpoint.restore(run, config, model, optimizers, saved[-1])
+    if rank == 0:
+        trim_metrics(run, saved[-1] if saved else None)
+        remove_unfinished(run)
+    start = saved[-1] if saved else 0
+    if finished(facts, config, start):
+        if rank == 0:
+            plot_loss([run], run / "loss.png")
+            print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
+        parallel.close()
+        return 0
     log = RunLog(
         run,
         config,
@@ -80,23 +96,21 @@ def main(argv: list[str]) -> int:
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
     def run_evaluation(step: int) -> bool:
-        """Log the held-out metrics, note whether they are the best so far."""
+        """Log the held-out metrics; True if they are the best so far."""
         model.eval()
         batches = map(place, eval_batches(data.validation, config.train.eval_batches, rank, processes))
         found = metrics(evaluate(lambda batch: eval_step(model, batch), batches))
         model.train()
+        if not math.isfinite(found["val_loss"]):
+            finite = {name: bool(p.isfinite().all()) for name, p in model.named_parameters()}
+            raise not_finite(step, f"the validation loss is {found['val_loss']}", finite, checkpoint_steps(run))
         log.evaluation(step, found)
-        best = facts["best_val_loss"]
-        improved = best is None or found["val_loss"] < best
-        facts["best_val_loss"] = found["val_loss"] if improved else best
-        facts["evaluations_without_improvement"] = 0 if improved else facts["evaluations_without_improvement"] + 1
-        facts["val_loss"] = found["val_loss"]
-        return improved
+        return note_evaluation(facts, step, found["val_loss"])
 
-    def run_save(step: int, evaluated: bool) -> None:
+    def run_save(step: int) -> None:
         if rank == 0:
-            found = {"val_loss": facts["val_loss"]} if evaluated else None
-            checkpoint.save(run, config.output.keep_last, step, model, optimizers, facts, found)
+            checkpoint.save(run, step, model, optimizers, facts)
+            checkpoint.remove_old(run, config.output.keep_last)
         log.skip_time()
 
     def run_sample(step: int) -> None:
@@ -113,36 +127,38 @@ def main(argv: list[str]) -> int:
         if start == 0:
             run_evaluation(0)
         batches = train_batches(data.train, start, config.train.steps, rank, processes)
-        for number, batch in enumerate(batches, start):
-            step_metrics = train_step(config, wrapped, optimizers, number, place(batch))
-            step = number + 1
+        for step, batch in enumerate(batches, start + 1):
+            step_metrics = train_step(config, wrapped, optimizers, step - 1, place(batch))
             record(log, config, model, step, step_metrics)
 
+            stopping = stop.signal is not None  # read once: it may come at any time
             last = step == config.train.steps
             evaluating = evaluation_due(config, step)
-            saving = due(step, config.output.save_every) or last or stop.signal is not None
+            saving = due(step, config.output.save_every) or last or stopping
             sampling = due(step, config.output.sample_every) or last
             if evaluating:
                 improved = run_evaluation(step)
                 keeps_best = config.output.save_every > 0 or config.train.patience > 0
                 saving = saving or (improved and keeps_best)
-                if 0 < config.train.patience <= facts["evaluations_without_improvement"]:
+                if finished(facts, config, step) and not last:
                     log.say(f"stopped early at step {step}: no improvement in {config.train.patience} evaluations")
                     last = saving = sampling = True
             if saving:
-                run_save(step, evaluating)
+                run_save(step)
             if sampling:
                 run_sample(step)
-            if last or stop.signal is not None:
+            if last or stopping:
                 break
         if rank == 0:
             plot_loss([run], run / "loss.png")
-        parallel.close()
-        if stop.signal is not None:
+        if last:
+            log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
+        else:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
-            return stop.exit_code
-        log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
-    return 0
+    parallel.close()
+    if rank == 0:
+        lock.close()
+    return stop.exit_code
 
 
 def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict[str, Any]) -> None:
@@ -150,10 +166,9 @@ def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict
     loss, grad_norm = float(found["loss"]), float(found["grad_norm"])
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         names = [name for name, _ in model.named_parameters()]
-        tensors = [name for name, norm in zip(names, found["leaf_norms"], strict=True) if not math.isfinite(norm)]
-        raise RunError(
-            f"step {step}: the loss is {loss} and the gradient of {tensors[0] if tensors else 'no tensor'} is not "
-            f"finite; checkpoints before it are intact: lower the rates, or resume one with another --dtype"
+        finite = dict(zip(names, found["leaf_norms"].isfinite().tolist(), strict=True))
+        raise not_finite(
+            step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
         )
     if step % config.output.log_every == 0 or step == 1:
         log.train(step, loss, found["learning_rate"], grad_norm)

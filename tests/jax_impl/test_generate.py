@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jax_impl import generate as module
-from jax_impl.checkpoint import finish, open_manager, save
+from jax_impl.checkpoint import open_manager, save
 from jax_impl.generate import filter_logits, generate, main, sample, sample_text
 from jax_impl.models import flatten, load_tree, make_model
 from jax_impl.optimizer import make_optimizer
@@ -18,6 +18,7 @@ from jax_impl.step import init_state
 from recipe.config import Config
 from recipe.data import ByteTokenizer
 from recipe.errors import run_command
+from recipe.facts import first_facts
 from recipe.generation import NO_TOKEN
 from recipe.init import initial_weights
 from recipe.presets import DEFAULTS
@@ -43,10 +44,8 @@ def write_trained(run: Path, config: Config) -> Path:
     weights = initial_weights(shapes, config.train.seed, config.train.init)
     create_run(run)
     write_run(run, config, {})
-    manager = open_manager(run, 1)
-    save(manager, init_state(model, make_optimizer(config, model.params), weights, 0), {}, None)
-    finish(manager)
-    manager.close()
+    with open_manager(run) as manager:
+        save(manager, init_state(model, make_optimizer(config, model.params), weights, 0), first_facts(config))
     return run
 
 

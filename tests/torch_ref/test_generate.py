@@ -8,6 +8,7 @@ import torch
 from recipe.config import Config
 from recipe.data import ByteTokenizer
 from recipe.errors import run_command
+from recipe.facts import first_facts
 from recipe.generation import NO_TOKEN
 from recipe.init import initial_weights
 from recipe.presets import DEFAULTS
@@ -38,7 +39,7 @@ def run(tmp_path_factory) -> Path:
 def write_trained(run: Path, config: Config) -> Path:
     create_run(run)
     write_run(run, config, {})
-    save(run, 1, 0, make_weighted(config), [], {}, None)
+    save(run, 0, make_weighted(config), [], first_facts(config))
     return run
 
 
