@@ -27,7 +27,9 @@ def train_batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches start ... stop - 1 in order. The position is the batch's number."""
     dataset = NumberedBatches(source, shard, shards, stop)
-    return iter(DataLoader(dataset, batch_size=None, sampler=range(start, stop)))
+    # An iterator draws a seed for its workers. From torch's own generator it would shift dropout after a resume.
+    generator = torch.Generator()
+    return iter(DataLoader(dataset, batch_size=None, sampler=range(start, stop), generator=generator))
 
 
 def eval_batches(source: BatchSource, limit: int, shard: int = 0, shards: int = 1) -> Iterator[dict[str, torch.Tensor]]:
