@@ -3,6 +3,7 @@
 Shapes: N matrices of one shape stacked, M rows, K columns.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,14 @@ import optax
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; chosen for a steep slope at zero
 EPS = 1e-7  # added to the Frobenius norm
+
+# (function of a stack, stack (N, M, K)) -> function(stack), computed where it may please.
+Spread = Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
+
+
+def on_every_device(function: Callable[[jax.Array], jax.Array], stacked_NMK: jax.Array) -> jax.Array:
+    """Each device works on the whole stack."""
+    return function(stacked_NMK)
 
 
 class MuonState(NamedTuple):
@@ -40,13 +49,14 @@ def shape_scale(shape: tuple[int, ...]) -> float:
     return max(1.0, shape[-2] / shape[-1]) ** 0.5
 
 
-def orthogonalize_tree(updates: Any, steps: int, dtype: jnp.dtype) -> Any:
+def orthogonalize_tree(updates: Any, steps: int, dtype: jnp.dtype, spread: Spread = on_every_device) -> Any:
     """`orthogonalize` times `shape_scale` for every (M, K) leaf; leaves of one shape are stacked into one product."""
     leaves, treedef = jax.tree.flatten(updates)
     done: list[Any] = [None] * len(leaves)
     for shape in sorted({leaf.shape for leaf in leaves}):
         at = [i for i, leaf in enumerate(leaves) if leaf.shape == shape]
-        stacked_NMK = orthogonalize(jnp.stack([leaves[i] for i in at]), steps, dtype)
+        stacked_NMK = jnp.stack([leaves[i].astype(dtype) for i in at])
+        stacked_NMK = spread(lambda x_NMK: orthogonalize(x_NMK, steps, dtype), stacked_NMK)
         for n, i in enumerate(at):
             done[i] = shape_scale(shape) * stacked_NMK[n].astype(leaves[i].dtype)
     return jax.tree.unflatten(treedef, done)
@@ -59,10 +69,12 @@ def muon(
     *,
     steps: int,
     dtype: jnp.dtype,
+    spread: Spread = on_every_device,
 ) -> optax.GradientTransformation:
     """Nesterov momentum as an EMA without bias correction, orthogonalized, with decoupled decay.
 
     m <- mu m + (1 - mu) g;  u = mu m + (1 - mu) g;  p <- p - lr (scale * orthogonalize(u) + wd p)
+    spread: how a stack of matrices is divided among devices.
     Source: karpathy/nanochat, nanochat/muon.py. optax.contrib.muon differs: it corrects the momentum's bias.
     """
 
@@ -79,7 +91,7 @@ def muon(
             return weight * m + (1 - weight) * g
 
         buffers = jax.tree.map(mix, state.momentum, grads)
-        directions = orthogonalize_tree(jax.tree.map(mix, buffers, grads), steps, dtype)
+        directions = orthogonalize_tree(jax.tree.map(mix, buffers, grads), steps, dtype, spread)
         updates = jax.tree.map(
             lambda o, p: -jnp.asarray(lr, p.dtype) * (o + jnp.asarray(decay, p.dtype) * p), directions, params
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_impl.models import flatten, unflatten
-from jax_impl.muon import muon
+from jax_impl.muon import Spread, muon, on_every_device
 from jax_impl.schedule import decay_multiplier, lr_multiplier, muon_momentum
 from recipe.config import Config, GPTConfig
 from recipe.errors import UserError
@@ -78,12 +78,17 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(config: Config, params: Any) -> optax.GradientTransformation:
-    """Clipping over the whole tree, then `optax.multi_transform` by label. `params` is read for its names only."""
+def make_optimizer(config: Config, params: Any, spread: Spread = on_every_device) -> optax.GradientTransformation:
+    """Clipping over the whole tree, then `optax.multi_transform` by label. `params` is read for its names only.
+
+    spread: how Muon's stacks of matrices are divided among devices.
+    """
     labels = label_parameters(config, list(flatten(params)))
     used = set(labels.values())
     transforms = {
-        label: make_transform(config, group) for label, group in optimizer_groups(config).items() if label in used
+        label: make_transform(config, group, spread)
+        for label, group in optimizer_groups(config).items()
+        if label in used
     }
     by_label = optax.multi_transform(transforms, unflatten(labels))
     if config.optimizer.clip_norm == 0:
@@ -91,7 +96,7 @@ def make_optimizer(config: Config, params: Any) -> optax.GradientTransformation:
     return optax.chain(clip_by_global_norm(config.optimizer.clip_norm), by_label)
 
 
-def make_transform(config: Config, group: Group) -> optax.GradientTransformation:
+def make_transform(config: Config, group: Group, spread: Spread = on_every_device) -> optax.GradientTransformation:
     """One group's optimizer with its schedules."""
     o, steps = config.optimizer, config.train.steps
 
@@ -109,6 +114,7 @@ def make_transform(config: Config, group: Group) -> optax.GradientTransformation
                 weight_decay,
                 steps=o.newton_schulz_steps,
                 dtype=newton_schulz_dtype(config),
+                spread=spread,
             )
         case "sgd":
             return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))

@@ -1,6 +1,6 @@
-"""Where the pure step runs: one device, or data parallel over several. The only file that knows of devices.
+"""Where the pure step runs: one device, data parallel over several, or divided among them (`fsdp.py`).
 
-Shapes: N devices of this process, A micro-steps, B batch.
+Shapes: N devices of this process, A micro-steps, B batch (of this process).
 """
 
 import time
@@ -12,10 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jax_impl import fsdp
+from jax_impl.chips import chip_of
 from jax_impl.losses import Sums
-from jax_impl.models import Model
-from jax_impl.step import Batch, State, eval_step, train_step
+from jax_impl.models import Model, flatten
+from jax_impl.muon import Spread, on_every_device
+from jax_impl.step import Batch, State, eval_step, init_state, train_step
 from recipe.config import Config
 from recipe.errors import UserError
 
@@ -23,13 +28,19 @@ AXIS = "data"
 
 
 class Steps(NamedTuple):
-    """The steps, compiled on first use. `train` donates its state: the old one is gone after the call."""
+    """The steps, compiled on first use, and how to bring arrays to where they run.
+
+    `train` donates its state: the old one is gone after the call. Batches are this process's share of the global
+    one. `global_state` names the same arrays as belonging to all processes, as a checkpoint must see them.
+    """
 
     train: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
     evaluate: Callable[[State, Batch], Sums]
+    init_state: Callable[[dict[str, np.ndarray]], State]
     place_state: Callable[[State], State]
     place_train_batch: Callable[[dict[str, np.ndarray]], Any]
     place_eval_batch: Callable[[dict[str, np.ndarray]], Any]
+    global_state: Callable[[State], State]
 
 
 def set_precision(config: Config) -> None:
@@ -59,21 +70,37 @@ def choose_mode(config: Config) -> str:
     return mode
 
 
-def axis_name(mode: str) -> str | None:
-    """The mapped axis that the model's BatchNorm reduces over: only pmap has one."""
-    return AXIS if mode == "pmap" else None
+def axis_name(mode: str) -> Any:
+    """The mapped axis, or axes, over which the model's BatchNorm takes its statistics; None on one device."""
+    return {"jit": None, "pmap": AXIS, "fsdp": fsdp.make_mesh().axis_names}[mode]
+
+
+def spread(mode: str) -> Spread:
+    """How Muon's stacks of matrices are divided among the devices."""
+    return fsdp.divide_stack(fsdp.make_mesh()) if mode == "fsdp" else on_every_device
 
 
 def make_steps(config: Config, mode: str, model: Model, optimizer: optax.GradientTransformation) -> Steps:
     """The train and eval step on the devices there are."""
-    if mode == "jit":
-        return Steps(
-            train=jax.jit(partial(train_step, config, model, optimizer), donate_argnums=0),
-            evaluate=jax.jit(lambda state, batch: eval_step(model, state.params, state.buffers, batch)),
-            place_state=jax.device_put,
-            place_train_batch=jax.device_put,
-            place_eval_batch=jax.device_put,
-        )
+    make = {"jit": jit_steps, "pmap": pmap_steps, "fsdp": fsdp_steps}[mode]
+    return make(config, model, optimizer)
+
+
+def jit_steps(config: Config, model: Model, optimizer: optax.GradientTransformation) -> Steps:
+    """One device."""
+    return Steps(
+        train=jax.jit(partial(train_step, config, model, optimizer), donate_argnums=0),
+        evaluate=jax.jit(lambda state, batch: eval_step(model, state.params, state.buffers, batch)),
+        init_state=lambda weights: jax.device_put(init_state(model, optimizer, weights, config.train.seed)),
+        place_state=jax.device_put,
+        place_train_batch=jax.device_put,
+        place_eval_batch=jax.device_put,
+        global_state=lambda state: state,
+    )
+
+
+def pmap_steps(config: Config, model: Model, optimizer: optax.GradientTransformation) -> Steps:
+    """The whole state on every device, the examples divided; `psum` adds the gradients before the optimizer."""
     n = jax.local_device_count()
     # The state has no device axis: in_axes=None replicates it, out_axes=None returns it as one replicated array.
     train = jax.pmap(
@@ -89,12 +116,60 @@ def make_steps(config: Config, mode: str, model: Model, optimizer: optax.Gradien
         in_axes=(None, 0),
         out_axes=None,
     )
+    here = NamedSharding(Mesh(np.array(jax.local_devices()), AXIS), PartitionSpec())
+    everywhere = Mesh(np.array(jax.devices()), AXIS)
     return Steps(
         train=train,
         evaluate=evaluate,
-        place_state=jax.device_put,
+        init_state=lambda weights: jax.device_put(init_state(model, optimizer, weights, config.train.seed), here),
+        place_state=lambda state: jax.device_put(state, here),
         place_train_batch=lambda batch: {name: _split_examples(x, n, axis=1) for name, x in batch.items()},
         place_eval_batch=lambda batch: {name: _split_examples(x, n, axis=0) for name, x in batch.items()},
+        global_state=lambda state: multihost_utils.host_local_array_to_global_array(state, everywhere, PartitionSpec()),
+    )
+
+
+def fsdp_steps(config: Config, model: Model, optimizer: optax.GradientTransformation) -> Steps:
+    """Parameters, optimizer state and examples all divided: a jitted step whose arrays carry their shardings."""
+    mesh = fsdp.make_mesh()
+    shapes = flatten(model.params) | flatten(model.buffers)
+    start = partial(init_state, model, optimizer, seed=config.train.seed)
+    shardings = fsdp.state_shardings(jax.eval_shape(start, shapes), mesh)
+    start_divided = jax.jit(start, out_shardings=shardings)
+
+    def place(x: Any, sharding: NamedSharding, dtype: Any = None) -> jax.Array:
+        """Every process holds all of x and puts its own parts on its devices."""
+        x = np.asarray(x, dtype)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    def start_from(weights: dict[str, np.ndarray]) -> State:
+        """Neither the parameters nor the optimizer state are ever whole on a device."""
+        placed = {
+            name: place(weights[name], NamedSharding(mesh, fsdp.array_spec(s.shape, mesh)), s.dtype)
+            for name, s in shapes.items()
+        }
+        return start_divided(placed)
+
+    return Steps(
+        train=fsdp_train(config, model, optimizer, mesh, shardings),
+        evaluate=jax.jit(partial(fsdp.divided_eval_step, mesh, jnp.dtype(config.train.dtype), model)),
+        init_state=start_from,
+        place_state=lambda state: jax.tree.map(place, state, shardings),
+        place_train_batch=lambda batch: {name: _place_examples(x, mesh, axis=1) for name, x in batch.items()},
+        place_eval_batch=lambda batch: {name: _place_examples(x, mesh, axis=0) for name, x in batch.items()},
+        global_state=lambda state: state,
+    )
+
+
+def fsdp_train(
+    config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh, shardings: Any
+) -> Any:
+    """The jitted train step over a mesh, whose devices need not be attached: `aot.py` compiles it for others."""
+    gradients = fsdp.divided_gradients(mesh, jnp.dtype(config.train.dtype))
+    return jax.jit(
+        partial(train_step, config, model, optimizer, gradients=gradients),
+        donate_argnums=0,
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
 
 
@@ -105,38 +180,30 @@ def _split_examples(x: np.ndarray, n: int, axis: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(parts, axis, 0))
 
 
+def _place_examples(x: np.ndarray, mesh: Mesh, axis: int) -> jax.Array:
+    """This process's examples as its part of a global array; which of its devices gets which does not matter."""
+    devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    parts = [
+        jax.device_put(part, device) for part, device in zip(np.split(x, len(devices), axis), devices, strict=True)
+    ]
+    shape = (*x.shape[:axis], x.shape[axis] * jax.process_count(), *x.shape[axis + 1 :])
+    sharding = NamedSharding(mesh, fsdp.batch_spec(mesh, axis))
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+
 def describe_devices(mode: str) -> str:
     """One line for the head of a run."""
     device: Any = jax.devices()[0]
-    return f"{jax.device_count()} x {device.device_kind} ({jax.default_backend()}), {mode}"
-
-
-# Peak matrix-product rate of one device in bfloat16, FLOP/s, by a part of `device_kind`; the makers' data sheets.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-    "L4": 121e12,
-    "T4": 65e12,
-    "V100": 125e12,
-}
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{jax.device_count()} x {device.device_kind} ({jax.default_backend()}){processes}, {mode}"
 
 
 def peak_flops(config: Config) -> float | None:
     """FLOP/s that all devices together could reach: from the table, on a CPU measured, None for an unknown kind."""
-    kind = jax.devices()[0].device_kind
     if jax.default_backend() == "cpu":
-        return measured_matmul_flops(config)  # forced CPU devices share the machine's cores
-    known = [name for name in PEAK_FLOPS if name in kind]
-    return jax.device_count() * PEAK_FLOPS[max(known, key=len)] if known else None
+        return measured_matmul_flops(config) * jax.process_count()  # forced CPU devices share the machine's cores
+    chip = chip_of(jax.devices()[0].device_kind)
+    return None if chip is None else jax.device_count() * chip.flops
 
 
 def measured_matmul_flops(config: Config, size: int = 1024, repeats: int = 5) -> float:

@@ -4,6 +4,7 @@ jit, pmap, sharding and donation are applied outside, in `parallel.py`. Shapes: 
 in the models.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +65,28 @@ def micro_step(
     return sums, new_buffers, grads
 
 
+def summed_gradients(
+    model: Model, params: Tree, buffers: Tree, batch: Batch, key: jax.Array
+) -> tuple[Sums, Tree, Tree]:
+    """Sums, new buffers and the gradient of the summed loss of a batch of A micro-batches, each array (A, B, ...)."""
+
+    def accumulate(carry: tuple[Sums, Tree, Tree], micro: tuple[jax.Array, Batch]):
+        sums, buffers, grads = carry
+        number, micro_batch = micro
+        more, buffers, more_grads = micro_step(model, params, buffers, micro_batch, jax.random.fold_in(key, number))
+        return (jax.tree.map(jnp.add, sums, more), buffers, jax.tree.map(jnp.add, grads, more_grads)), None
+
+    micro_steps = batch["targets"].shape[0]
+    first = jax.tree.map(lambda x: x[0], batch)
+    if micro_steps == 1:
+        return micro_step(model, params, buffers, first, jax.random.fold_in(key, 0))
+    shapes = jax.eval_shape(lambda: micro_step(model, params, buffers, first, key))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
+    carry = (zeros[0], buffers, zeros[1])
+    (sums, buffers, grads), _ = jax.lax.scan(accumulate, carry, (jnp.arange(micro_steps), batch))
+    return sums, buffers, grads
+
+
 def train_step(
     config: Config,
     model: Model,
@@ -71,36 +94,19 @@ def train_step(
     state: State,
     batch: Batch,
     axis_name: str | None = None,
+    gradients: Callable[..., tuple[Sums, Tree, Tree]] = summed_gradients,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One optimizer step on a batch of A micro-batches, each array (A, B, ...).
 
     The loss is the mean over all targets of the step that count: sums are added over micro-steps and over the
-    devices of `axis_name`, and divided once. Metrics: loss (nats), grad_norm (before clipping), learning_rate
-    (the matrices'), leaf_norms (one per parameter, to name a tensor that is not finite).
+    devices of `axis_name`, and divided once. `gradients` computes what `summed_gradients` does, divided among devices
+    or not. Metrics: loss (nats), grad_norm (before clipping), learning_rate (the matrices'), leaf_norms (one per
+    parameter, to name a tensor that is not finite).
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-
-    def accumulate(carry: tuple[Sums, Tree, Tree], micro: tuple[jax.Array, Batch]):
-        sums, buffers, grads = carry
-        number, micro_batch = micro
-        more, buffers, more_grads = micro_step(
-            model, state.params, buffers, micro_batch, jax.random.fold_in(key, number)
-        )
-        return (jax.tree.map(jnp.add, sums, more), buffers, jax.tree.map(jnp.add, grads, more_grads)), None
-
-    micro_steps = batch["targets"].shape[0]
-    if micro_steps == 1:
-        first = jax.tree.map(lambda x: x[0], batch)
-        sums, buffers, grads = micro_step(model, state.params, state.buffers, first, jax.random.fold_in(key, 0))
-    else:
-        shapes = jax.eval_shape(
-            lambda: micro_step(model, state.params, state.buffers, jax.tree.map(lambda x: x[0], batch), key)
-        )
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
-        carry = (zeros[0], state.buffers, zeros[1])
-        (sums, buffers, grads), _ = jax.lax.scan(accumulate, carry, (jnp.arange(micro_steps), batch))
+    sums, buffers, grads = gradients(model, state.params, state.buffers, batch, key)
     if axis_name is not None:
         sums, grads = jax.lax.psum((sums, grads), axis_name)
 
@@ -114,7 +120,8 @@ def train_step(
         "loss": sums.nats / targets,
         "grad_norm": optax.tree.norm(grads),
         "learning_rate": peak * lr_multiplier(o, config.train.steps, state.step),
-        "leaf_norms": jnp.stack([jnp.linalg.norm(g.ravel()) for g in flatten(grads).values()]),
+        # No ravel: it would gather a gradient that is divided among devices.
+        "leaf_norms": jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in flatten(grads).values()]),
     }
     return State(params, buffers, opt_state, state.step + 1, state.key), metrics
 

@@ -1,0 +1,45 @@
+"""What one accelerator can do, from the makers' data sheets: the ceilings of a roofline and of MFU.
+
+TPU figures are those of "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x" in Google Cloud's TPU documentation
+(cloud.google.com/tpu/docs); GPU figures those of NVIDIA's data sheets, without sparsity, of the SXM variant where
+there are several.
+"""
+
+from typing import NamedTuple
+
+
+class Chip(NamedTuple):
+    """One device. Rates are peaks; `links` are those to its neighbours in the torus, 0 where we do not model them."""
+
+    kind: str  # a part of JAX's device_kind
+    flops: float  # bfloat16 matrix products, FLOP/s
+    memory: float = 0  # bytes
+    bandwidth: float = 0  # of that memory, bytes/s
+    link: float = 0  # one link in one direction, bytes/s
+    dims: int = 0  # dimensions of the torus
+
+
+GIB = 2**30
+
+CHIPS = (
+    Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 45e9, 3),
+    Chip("TPU v5 lite", 197e12, 16 * GIB, 819e9, 45e9, 2),
+    Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 45e9, 2),
+    Chip("TPU v5", 459e12, 95 * GIB, 2765e9, 90e9, 3),
+    Chip("TPU v6 lite", 918e12, 32 * GIB, 1640e9, 90e9, 2),
+    Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 90e9, 2),
+    Chip("TPU7x", 2307e12, 192 * GIB, 7380e9, 90e9, 3),
+    Chip("A100", 312e12),
+    Chip("H100", 989e12),
+    Chip("H200", 989e12),
+    Chip("B200", 2250e12),
+    Chip("L4", 121e12),
+    Chip("T4", 65e12),
+    Chip("V100", 125e12),
+)
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip whose name is the longest part of `device_kind`; None for an unknown one."""
+    known = [chip for chip in CHIPS if chip.kind in device_kind]
+    return max(known, key=lambda chip: len(chip.kind)) if known else None

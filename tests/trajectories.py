@@ -1,0 +1,132 @@
+"""Ten float64 steps of small models on whatever devices there are, written to a file: `python -m tests.trajectories`.
+
+The tests run it in processes of their own, since the number of devices is fixed before JAX starts, and compare files.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipe.config import Config, CorpusConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
+from recipe.config import TrainConfig as Train
+from recipe.init import initial_weights
+
+STEPS = 10
+BATCH_SIZE = 16
+OPTIMIZER = OptimizerConfig(weight_decay=0.1, matrix_weight_decay=0.1, warmup_fraction=0.2, clip_norm=0.5)
+
+# 61 tokens and 10 classes: sizes that no even number of devices divides, beside others that eight devices share.
+CASES = {
+    "gpt": Config(
+        model=GPTConfig(depth=2, d_model=32, head_dim=8, kv_heads=2, vocab_size=61),
+        data=CorpusConfig(sequence_len=16),
+    ),
+    "mlp": Config(model=MLPConfig(hidden=16, features=24, classes=10, shared_dropout=True), data=TabularConfig()),
+    "linear": Config(model=LinearConfig(features=24, classes=10), data=TabularConfig()),
+}
+
+
+def make_config(case: str, accumulation: int) -> Config:
+    train = Train(steps=STEPS, batch_size=BATCH_SIZE, accumulation=accumulation, dtype="float64", init="nonzero")
+    return replace(CASES[case], optimizer=OPTIMIZER, train=train)
+
+
+def make_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
+    """Ten global batches (A, B/A, ...), in which example r loses a share r/B of its targets, the last ones all."""
+    for number in range(STEPS):
+        random = np.random.default_rng([7, number])
+        share = np.arange(BATCH_SIZE) / (BATCH_SIZE - 1)
+        if isinstance(config.model, GPTConfig):
+            size = (BATCH_SIZE, 16)
+            batch = {name: random.integers(0, 61, size).astype(np.int32) for name in ("tokens", "targets")}
+            batch["targets"][random.random(size) < share[:, None]] = -1
+        else:
+            batch = {
+                "inputs": random.standard_normal((BATCH_SIZE, 24)).astype(np.float32),
+                "targets": random.integers(0, 10, BATCH_SIZE).astype(np.int32),
+            }
+            batch["targets"][random.random(BATCH_SIZE) < share / 2] = -1
+            if isinstance(config.model, MLPConfig):
+                batch["dropout_mask"] = random.random((BATCH_SIZE, config.model.hidden)) >= config.model.dropout
+        a = config.train.accumulation
+        yield {name: x.reshape(a, BATCH_SIZE // a, *x.shape[1:]) for name, x in batch.items()}
+
+
+def run(config: Config, mode: str) -> dict[str, np.ndarray]:
+    """Loss of every step; gradients of the last; parameters, buffers and optimizer state after it."""
+    import jax
+    import optax
+
+    from jax_impl import parallel
+    from jax_impl.models import flatten, make_model
+    from jax_impl.optimizer import make_optimizer
+
+    model = make_model(config, parallel.axis_name(mode))
+    shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}
+    seen = optax.GradientTransformation(lambda params: jax.tree.map(jax.numpy.zeros_like, params), lambda g, *_: (g, g))
+    optimizer = optax.chain(seen, make_optimizer(config, model.params, parallel.spread(mode)))
+    steps = parallel.make_steps(config, mode, model, optimizer)
+    state = steps.init_state(initial_weights(shapes, 0, "nonzero"))
+    losses = []
+    for batch in make_batches(config):
+        state, metrics = steps.train(state, steps.place_train_batch(batch))
+        losses.append(np.asarray(metrics["loss"]))
+    found = {f"state.{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state.opt_state[1]))}
+    found |= {f"gradient.{name}": np.asarray(g) for name, g in flatten(state.opt_state[0]).items()}
+    found |= {f"parameter.{name}": np.asarray(p) for name, p in flatten(state.params).items()}
+    found |= {f"buffer.{name}": np.asarray(p) for name, p in flatten(state.buffers).items()}
+    found["leaf_norms"] = np.asarray(metrics["leaf_norms"])
+    evaluated = steps.evaluate(state, steps.place_eval_batch({name: x[0] for name, x in batch.items()}))
+    return {"loss": np.array(losses), "evaluation": np.array([float(x) for x in evaluated]), **found}
+
+
+def trajectories(devices: int, runs: list[tuple[str, int, str]], out: Path) -> dict[str, dict[str, np.ndarray]]:
+    """All the runs (case, accumulation, mode) in one process of so many CPU devices; keyed "case/accumulation/mode"."""
+    names = ["/".join(map(str, run)) for run in runs]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.trajectories", str(out), *names], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
+    with np.load(out) as arrays:
+        for key in arrays:
+            name, _, what = key.partition(":")
+            found[name][what] = arrays[key]
+    return found
+
+
+def largest_difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> tuple[float, str]:
+    """The largest relative L2 error of any array, and its name. Both must hold the same arrays."""
+    assert found.keys() == expected.keys()
+    errors = []
+    for name, truth in expected.items():
+        assert found[name].shape == truth.shape, name
+        norm = np.linalg.norm(truth)
+        errors.append((float(np.linalg.norm(found[name] - truth) / norm) if norm else float(np.abs(found[name]).max()), name))
+    return max(errors)
+
+
+def main(out: str, names: list[str]) -> None:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    found: dict[str, Any] = {}
+    for name in names:
+        case, accumulation, mode = name.split("/")
+        for what, array in run(make_config(case, int(accumulation)), mode).items():
+            found[f"{name}:{what}"] = array
+    np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
