@@ -1,0 +1,129 @@
+"""How far a port may be from the truth: the one table of tolerances, and the arithmetic of a comparison.
+
+In float64 the truth is the reference itself and the budget a fixed relative L2 error, which separates algebra from
+rounding. In float32 and bfloat16 the truth is the reference computed in float64, and the budget is a multiple of the
+reference's own error: a port is as good as the original when err(port, truth) / err(reference, truth) is near one,
+whatever the absolute figure.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from parity.result import Status
+
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+
+# The reference's error can be small by luck, for a single number down to zero: it counts as at least this many ulp of
+# the tensor's norm. A tensor of the reference below this many ulp of the stage's largest is rounding noise: unchecked.
+FLOOR_ULPS = 2
+
+MEDIAN_RATIO = 1.5  # of all tensors of a stage; independent rounding gives 1, a lost digit 10
+
+
+class Tolerance(NamedTuple):
+    """`value` is a relative L2 error ("relative"), a ratio of errors ("ratio"), or a multiple of the envelope."""
+
+    kind: str  # "exact", "relative", "ratio" or "envelope"
+    value: float
+    reason: str
+
+
+_BYTES = Tolerance("exact", 0.0, "both trainers read one stream of batches: identical to the byte")
+_COPIES = Tolerance("exact", 0.0, "the bridge copies numbers, it computes none")
+_RATIO = Tolerance(
+    "ratio", 4.0, "rounding in another order; the ratio of two RMS errors of eight seeds stays below 3.6"
+)
+_ENVELOPE = Tolerance("envelope", 10.0, "the reference, run again one ulp away, differs from itself by the envelope")
+
+TOLERANCES: dict[str, dict[str, Tolerance]] = {
+    "float64": {
+        "data": _BYTES,
+        "weights": _COPIES,
+        "schedule": Tolerance("relative", 1e-14, "the same few products of float64 numbers in another order"),
+        "activations": Tolerance("relative", 1e-13, "sums of at most thousands of terms, some hundred layers deep"),
+        "loss": Tolerance("relative", 1e-13, "a mean over the activations' error"),
+        "gradients": Tolerance("relative", 1e-11, "as activations, with sums over all targets that partly cancel"),
+        "clip": Tolerance("relative", 1e-13, "one norm and one product of the reference's own gradients"),
+        "update": Tolerance(
+            "relative", 1e-10, "taken as a difference of parameters, up to 1e4 times the update's size"
+        ),
+        "parameters": Tolerance("relative", 1e-12, "one update added to the reference's own parameters"),
+        "trajectory": Tolerance("relative", 1e-10, "rounding grown over the steps; the envelope measures its growth"),
+        "evaluation": Tolerance("relative", 1e-13, "sums over the activations' error"),
+    },
+    "float32": {
+        "data": _BYTES,
+        "weights": _COPIES,
+        "schedule": Tolerance(
+            "relative", 1e-6, "JAX traces the schedule in float32, torch computes it in Python floats"
+        ),
+        **dict.fromkeys(("activations", "loss", "gradients", "clip", "update", "parameters", "evaluation"), _RATIO),
+        "trajectory": _ENVELOPE,
+    },
+}
+TOLERANCES["bfloat16"] = TOLERANCES["float32"]  # the schedule is float32 there too
+
+TRAJECTORY_LOSS = Tolerance("relative", 1e-11, "float64 losses of one run in two frameworks, after up to 200 steps")
+
+
+@dataclass(frozen=True)
+class Error:
+    """Squared L2 norms, in float64, of one comparison; they add up over seeds."""
+
+    port: float  # ||port - truth||^2
+    reference: float  # ||reference - truth||^2
+    truth: float  # ||truth||^2
+
+    def __add__(self, other: "Error") -> "Error":
+        return Error(self.port + other.port, self.reference + other.reference, self.truth + other.truth)
+
+
+def error(reference: np.ndarray, port: np.ndarray, truth: np.ndarray | None) -> Error:
+    """The three norms; without a truth the reference is the truth."""
+    wide_port, wide_reference = np.asarray(port, np.float64), np.asarray(reference, np.float64)
+    wide_truth = wide_reference if truth is None else np.asarray(truth, np.float64)
+    return Error(squared(wide_port - wide_truth), squared(wide_reference - wide_truth), squared(wide_truth))
+
+
+def squared(x: np.ndarray) -> float:
+    return float(np.vdot(x, x))
+
+
+class Verdict(NamedTuple):
+    """One comparison judged."""
+
+    status: Status
+    relative_l2: float
+    budget: float
+    ratio: float | None
+    note: str = ""
+
+
+def judge(found: Error, tolerance: Tolerance, eps: float, scale: float) -> Verdict:
+    """Is the port within its budget?
+
+    eps: the spacing at 1 of the tensor's type. scale: squared norm of the largest tensor of the same kind, stage and
+    step. "unchecked" where a port that returned zeros would have passed too.
+    """
+    norm = math.sqrt(found.truth)
+    if not math.isfinite(norm):
+        return Verdict("unchecked", math.inf, 0.0, None, "the reference is not finite")
+    port = math.sqrt(found.port) if found.port >= 0 else math.inf  # NaN compares false
+    noise = FLOOR_ULPS * eps * math.sqrt(scale)
+    if tolerance.kind != "exact" and norm <= noise:
+        if port <= noise:
+            return Verdict("unchecked", 0.0, 0.0, None, "the reference is zero, or noise")
+        return Verdict("diverges", math.inf, 0.0, None, "not zero, as the reference is")
+    if norm == 0:
+        return Verdict("agrees" if port == 0 else "diverges", 0.0 if port == 0 else math.inf, 0.0, None)
+    if tolerance.kind == "ratio":
+        own = max(math.sqrt(found.reference), FLOOR_ULPS * eps * norm)
+        budget, ratio = tolerance.value * own / norm, port / own
+    else:
+        budget, ratio = tolerance.value, None
+    if budget >= 1:
+        return Verdict("unchecked", port / norm, budget, ratio, "the budget is as large as the tensor")
+    return Verdict("agrees" if port <= budget * norm else "diverges", port / norm, budget, ratio)

@@ -1,0 +1,124 @@
+"""One check: the same numbers into both frameworks, every stage compared, the first divergence named."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import jax
+
+from parity.environment import environment
+from parity.jax_side import JaxSide
+from parity.ledger import INITS, Key, Ledger
+from parity.record import Named
+from parity.reference import Reference, make_reference
+from parity.result import Curve, Result
+from parity.stages import (
+    compare_activations,
+    compare_buffers,
+    compare_data,
+    compare_evaluation,
+    compare_optimizers,
+    compare_schedule,
+    compare_step,
+    compare_weights,
+)
+from parity.trajectory import compare_runs, run_port
+from recipe.config import Config, to_dict
+from recipe.data import Data, load_data
+from recipe.errors import UserError
+from recipe.resolve import fill_in
+
+MakeReference = Callable[[Config, Data, str, bool], Reference]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to check: `config` fixes model, data, optimizer, dtype, steps and first seed.
+
+    seeds: runs from consecutive seeds; float32 and bfloat16 need at least eight, where one lucky rounding would make
+    a ratio of errors meaningless. devices: over how many the port's step runs under pmap.
+    """
+
+    config: Config
+    seeds: int = 1
+    devices: int = 1
+    inits: Sequence[str] = INITS
+
+
+def check_here(request: Request, reference_of: MakeReference = make_reference) -> Result:
+    """The check, in this process and with JAX as it is set. Raises UserError if the configuration cannot run."""
+    started = time.monotonic()
+    dtype = request.config.train.dtype
+    ledger, curves = Ledger(dtype), []
+    port: JaxSide | None = None
+    precision = request.config.train.matmul_precision
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision(precision):
+        for number in range(request.seeds):
+            seed = request.config.train.seed + number
+            config = replace(request.config, train=replace(request.config.train, seed=seed))
+            data = load_data(config)
+            config = fill_in(config, data)
+            port = port or JaxSide(config, request.devices)
+            for init in request.inits:
+                reference = reference_of(config, data, init, number == 0)
+                curve = compare(ledger, port, reference, data, init, config)
+                if curve is not None:
+                    curves.append(curve)
+        stages, tensors, first = ledger.judge()
+        return Result(
+            model=config.model_name,
+            dtype=dtype,
+            steps=config.train.steps,
+            seed=request.config.train.seed,
+            seeds=request.seeds,
+            devices=request.devices,
+            stages=stages,
+            tensors=tensors,
+            curves=curves,
+            first_divergence=first,
+            config=to_dict(config),
+            environment=environment(),
+            seconds=time.monotonic() - started,
+        )
+
+
+def compare(ledger: Ledger, port: JaxSide, reference: Reference, data: Data, init: str, config: Config) -> Curve | None:
+    """Every stage of one run from one initialization; the curve of its trajectory, where that is compared."""
+    for step, batch in enumerate(port.batches(data, 0, config.train.steps)):
+        compare_data(ledger, init, step, reference.batches[step], batch)
+
+    start = port.initial_state(reference.weights)
+    compare_weights(ledger, init, 0, reference.start.weights, start.weights)
+    try:
+        compare_weights(ledger, init, 0, *carried(reference.start.weights, port.carried(reference.start)))
+    except UserError as error:  # the bridge refuses: there is nothing to go on with
+        ledger.refuse(Key("weights", "bridge", init), 0, str(error))
+        return None
+    compare_schedule(ledger, init, reference.schedule, port.schedule())
+
+    anchored = {}
+    for step, at in reference.watched.items():
+        if step > 0:
+            compare_weights(ledger, init, step, *carried(at.before.weights, port.carried(at.before)))
+        stepped = port.train_step(at.before, at.batch)
+        compare_activations(ledger, init, step, at.captured, port.capture(at.before, at.batch), at.true_captured)
+        compare_step(ledger, init, step, at.stepped, stepped, at.true_stepped)
+        optimized = port.optimize(at.before, at.stepped.gradients)
+        compare_optimizers(
+            ledger, init, at.before, at.stepped.gradients, at.optimized, optimized, at.true_optimized, reference.labels
+        )
+        compare_buffers(ledger, init, step, at.stepped, stepped, at.true_stepped)
+        anchored[step] = (at, stepped)
+
+    evaluation = port.evaluate(reference.end, data, config.train.eval_batches)
+    compare_evaluation(ledger, init, config.train.steps, reference.evaluation, evaluation, reference.true_evaluation)
+    if not reference.moved_runs:
+        return None
+    run = run_port(port, start, data, config.train.steps, list(reference.watched))
+    return compare_runs(ledger, init, reference, run, anchored)
+
+
+def carried(reference: Named, port: Named) -> tuple[Named, Named]:
+    """The names under which weights after the bridge are entered, beside those that each side loads itself."""
+    mark = "{} (carried)".format
+    return {mark(name): x for name, x in reference.items()}, {mark(name): x for name, x in port.items()}

@@ -1,0 +1,202 @@
+"""Every comparison of a check, entered as it is made, judged at the end."""
+
+import math
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parity.budget import EPS, MEDIAN_RATIO, TOLERANCES, Error, Tolerance, Verdict, error, judge
+from parity.result import STAGES, Divergence, StageResult, Status, TensorResult, ratio_to_budget
+
+INITS = ("nonzero", "native")  # the order in which they are checked, and blamed
+
+
+class Key(NamedTuple):
+    """One tensor of one stage from one initialization. `unit` groups what can be compared in size."""
+
+    stage: str
+    tensor: str
+    init: str
+    unit: str = ""
+    group: str = ""
+
+
+@dataclass
+class Entry:
+    """One key at one step, over all seeds."""
+
+    error: Error
+    elements: int
+    eps: float
+    tolerance: Tolerance
+    scale: float = 0.0  # squared
+    note: str = ""
+
+
+@dataclass
+class Ledger:
+    """Comparisons by key and step, in the order in which their keys were first met: that of the execution.
+
+    The same key at the same step again is another seed: squared norms add up, and the verdict is on their roots.
+    """
+
+    dtype: str
+    entries: dict[Key, dict[int, Entry]] = field(default_factory=dict)
+
+    def compare(
+        self,
+        key: Key,
+        step: int,
+        reference: Any,
+        port: Any,
+        truth: Any = None,
+        *,
+        tolerance: Tolerance | None = None,
+        eps: float | None = None,
+        scale: float = 0.0,
+    ) -> None:
+        """Enter a tensor. Shapes and types must be equal, which is no matter of rounding.
+
+        tolerance: the stage's when left out. eps: the spacing at 1 of the numbers, that of their type when left out.
+        scale: a norm below which 2 eps of it are noise; at least that of the largest tensor of the same unit.
+        """
+        reference, port = np.asarray(reference), np.asarray(port)
+        tolerance = tolerance or TOLERANCES[self.dtype][key.stage]
+        if reference.shape != port.shape:
+            self.refuse(key, step, f"shape {reference.shape} in torch, {port.shape} in JAX")
+            return
+        if reference.dtype != port.dtype and tolerance.kind != "exact":
+            self.refuse(key, step, f"dtype {reference.dtype} in torch, {port.dtype} in JAX")
+            return
+        found = error(reference, port, truth)
+        entry = self.entries.setdefault(key, {}).get(step)
+        if entry is None:
+            eps = eps or EPS.get(str(port.dtype), EPS["float64"])
+            self.entries[key][step] = Entry(found, port.size, eps, tolerance, scale**2)
+        elif not entry.note:
+            entry.error = entry.error + found
+
+    def refuse(self, key: Key, step: int, note: str) -> None:
+        """Enter a difference that is not one of size: a name, shape or type that is wrong or missing."""
+        self.entries.setdefault(key, {})[step] = Entry(
+            Error(math.inf, 0.0, 1.0), 0, EPS[self.dtype], Tolerance("exact", 0.0, ""), note=note
+        )
+
+    def vacuous(self, key: Key, step: int, note: str) -> None:
+        """Enter something that the check could not have seen fail."""
+        never = Tolerance("relative", 1.0, "")
+        self.entries.setdefault(key, {})[step] = Entry(Error(0.0, 0.0, 1.0), 0, EPS[self.dtype], never, note=note)
+
+    def names(self, stage: str, init: str, step: int, reference: Any, port: Any, unit: str = "") -> list[str]:
+        """The names on both sides, in the reference's order; one that a side lacks is entered as a divergence."""
+        for name in reference:
+            if name not in port:
+                self.refuse(Key(stage, name, init, unit), step, "not there in JAX")
+        for name in port:
+            if name not in reference:
+                self.refuse(Key(stage, name, init, unit), step, "not there in torch")
+        return [name for name in reference if name in port]
+
+    def judge(self) -> tuple[dict[str, StageResult], list[TensorResult], Divergence | None]:
+        """All verdicts: by stage, by tensor, and the first comparison beyond its budget."""
+        scales: dict[tuple, float] = defaultdict(float)
+        for key, by_step in self.entries.items():
+            for step, entry in by_step.items():
+                if not entry.note and math.isfinite(entry.error.truth):
+                    place = (key.stage, key.unit, key.init, step)
+                    scales[place] = max(scales[place], entry.error.truth)
+
+        tensors, verdicts = [], {}
+        for key in sorted(self.entries, key=lambda k: STAGES.index(k.stage)):
+            by_step = dict(sorted(self.entries[key].items()))
+            for step, entry in by_step.items():
+                scale = scales[(key.stage, key.unit, key.init, step)]
+                verdicts[key, step] = self._judge_entry(entry, scale)
+            tensors.append(tensor_result(key, by_step, [verdicts[key, step] for step in by_step]))
+        stages = {stage: stage_result(stage, verdicts) for stage in STAGES}
+        first = first_divergence(verdicts) or first_shift(stages)
+        return stages, tensors, first
+
+    def _judge_entry(self, entry: Entry, scale: float) -> Verdict:
+        if entry.note:
+            wrong = entry.tolerance.kind == "exact"
+            return Verdict("diverges" if wrong else "unchecked", math.inf if wrong else 0.0, 0.0, None, entry.note)
+        return judge(entry.error, entry.tolerance, entry.eps, max(scale, entry.scale))
+
+
+def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) -> TensorResult:
+    ratios = [v.ratio for v in verdicts if v.ratio is not None]
+    return TensorResult(
+        stage=key.stage,
+        tensor=key.tensor,
+        group=key.group,
+        init=key.init,
+        elements=max(entry.elements for entry in by_step.values()),
+        steps=list(by_step),
+        relative_l2=[v.relative_l2 for v in verdicts],
+        budget=[v.budget for v in verdicts],
+        ratio=ratios if len(ratios) == len(verdicts) else None,
+        status=[v.status for v in verdicts],
+        note=next((v.note for v in verdicts if v.note), ""),
+    )
+
+
+def stage_result(stage: str, verdicts: dict[tuple[Key, int], Verdict]) -> StageResult:
+    """The stage's worst comparison and its counts."""
+    mine = {at: v for at, v in verdicts.items() if at[0].stage == stage}
+    checked = {at: v for at, v in mine.items() if v.status != "unchecked"}
+    ratios = [v.ratio for v in checked.values() if v.ratio is not None]
+    diverged = sum(v.status == "diverges" for v in checked.values())
+    by_step: dict[int, float] = {}
+    for (_, step), v in checked.items():
+        by_step[step] = max(by_step.get(step, 0.0), ratio_to_budget(v.relative_l2, v.budget))
+    median = statistics.median(ratios) if ratios else None
+    if diverged or (median is not None and median > MEDIAN_RATIO):
+        verdict: Status = "diverges"
+    else:
+        verdict = "agrees" if checked else "unchecked"
+    if checked:
+        (key, step), worst = max(checked.items(), key=lambda item: _badness(item[1]))
+    else:
+        key, step, worst = Key(stage, "", ""), 0, Verdict("unchecked", 0.0, 0.0, None)
+    return StageResult(
+        verdict=verdict,
+        tensor=key.tensor,
+        step=step,
+        init=key.init,
+        relative_l2=worst.relative_l2,
+        budget=worst.budget,
+        ratio=worst.ratio,
+        median_ratio=median,
+        compared=len(checked),
+        unchecked=len(mine) - len(checked),
+        diverged=diverged,
+        maximum_by_step=dict(sorted(by_step.items())),
+    )
+
+
+def first_divergence(verdicts: dict[tuple[Key, int], Verdict]) -> Divergence | None:
+    """By stage, initialization and step; within these by place in the execution, which is the order of the keys."""
+    bad = [(at, v) for at, v in verdicts.items() if v.status == "diverges"]
+    if not bad:
+        return None
+    (key, step), v = min(
+        bad, key=lambda item: (STAGES.index(item[0][0].stage), INITS.index(item[0][0].init), item[0][1])
+    )
+    return Divergence(key.stage, key.tensor, step, key.init, v.relative_l2, v.budget, v.note)
+
+
+def first_shift(stages: dict[str, StageResult]) -> Divergence | None:
+    """A stage whose tensors are all within budget but together further off than the reference is."""
+    for name, stage in stages.items():
+        if stage.verdict == "diverges":
+            note = f"the median error ratio of the stage is {stage.median_ratio:.2f}, more than {MEDIAN_RATIO}"
+            return Divergence(name, stage.tensor, stage.step, stage.init, stage.relative_l2, stage.budget, note)
+    return None
+
+
+def _badness(v: Verdict) -> tuple[float, float]:
+    return ratio_to_budget(v.relative_l2, v.budget), v.relative_l2

@@ -1,0 +1,142 @@
+"""All that the PyTorch side does in one run, and the truth beside it. One reference serves any number of ports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from parity.budget import EPS
+from parity.record import Batch, Captured, Named, Optimized, Stepped, TrainingState
+from parity.torch_side import TorchSide
+from recipe.config import Config
+from recipe.data import Data
+from recipe.init import initial_weights
+from torch_ref.models import weight_shapes
+
+WATCHED = 10  # steps at which everything is compared, at most; losses are compared at every step
+PERTURBATIONS = 3  # runs of the reference from parameters moved by one ulp
+
+
+@dataclass
+class Run:
+    """Losses of every step, and weights after the steps that are looked at."""
+
+    losses: list[float] = field(default_factory=list)
+    weights: dict[int, Named] = field(default_factory=dict)
+
+    def add(self, step: int, stepped: Stepped, watched: Sequence[int]) -> None:
+        self.losses.append(float(stepped.loss))
+        if step in watched:
+            self.weights[step] = stepped.after.weights
+
+
+class Watched(NamedTuple):
+    """The reference at one step. The truth is the same objects in float64: the reference itself in a float64 check."""
+
+    before: TrainingState
+    batch: Batch
+    stepped: Stepped
+    captured: Captured
+    optimized: Optimized
+    true_stepped: Stepped
+    true_captured: Captured
+    true_optimized: Optimized
+    moved: list[tuple[np.ndarray, Named]]  # loss and new weights of the step from parameters moved by one ulp
+
+
+class Reference(NamedTuple):
+    """One run of the reference from one initialization."""
+
+    weights: Named  # the common start, float64
+    start: TrainingState
+    batches: list[Batch]
+    schedule: Named
+    watched: dict[int, Watched]
+    labels: dict[str, str]  # parameter -> optimizer group
+    run: Run
+    moved_runs: list[Run]  # from parameters moved by one ulp; empty where no trajectory is compared
+    end: TrainingState
+    evaluation: Named
+    true_evaluation: Named
+
+
+def watched_steps(steps: int) -> list[int]:
+    """All of them, or the first three, the last and some between."""
+    if steps <= WATCHED:
+        return list(range(steps))
+    return sorted({0, 1, 2, *np.linspace(3, steps - 1, WATCHED - 3).round().astype(int).tolist()})
+
+
+def make_reference(config: Config, data: Data, init: str, with_trajectory: bool = True) -> Reference:
+    """Run torch_ref as `config` says, from the initialization `init`, on its own batches."""
+    steps, dtype = config.train.steps, config.train.dtype
+    side = TorchSide(config)
+    true_side = side if dtype == "float64" else TorchSide(replace(config, train=replace(config.train, dtype="float64")))
+    weights = initial_weights(weight_shapes(side.model), config.train.seed, init)  # type: ignore[arg-type]
+    start = side.initial_state(weights)
+    batches = list(side.batches(data, 0, steps))
+    names = list(side.labels)
+    perturbations = range(PERTURBATIONS if with_trajectory else 0)
+
+    run, watched = Run(), {}
+    state = start
+    for step, batch in enumerate(batches):
+        if step in watched_steps(steps):
+            watched[step] = watch(side, true_side, state, batch)
+            for seed in perturbations:
+                one = side.train_step(perturb(state, EPS[dtype], seed, names), batch)
+                watched[step].moved.append((one.loss, one.after.weights))
+            stepped = watched[step].stepped
+        else:
+            stepped = side.train_step(state, batch)
+        run.add(step, stepped, watched_steps(steps))
+        state = stepped.after
+    moved_runs = [
+        run_reference(side, perturb(start, EPS[dtype], seed, names), batches, list(watched)) for seed in perturbations
+    ]
+    evaluation = side.evaluate(state, data, config.train.eval_batches)
+    true_evaluation = evaluation if true_side is side else true_side.evaluate(state, data, config.train.eval_batches)
+    return Reference(
+        weights,
+        start,
+        batches,
+        side.schedule(),
+        watched,
+        side.labels,
+        run,
+        moved_runs,
+        state,
+        evaluation,
+        true_evaluation,
+    )
+
+
+def watch(side: TorchSide, true_side: TorchSide, before: TrainingState, batch: Batch) -> Watched:
+    """One step of the reference and, where it is not exact itself, of the truth from the same state."""
+    stepped, captured = side.train_and_capture(before, batch)
+    optimized = side.optimize(before, stepped.gradients)
+    if true_side is side:
+        return Watched(before, batch, stepped, captured, optimized, stepped, captured, optimized, [])
+    true_stepped, true_captured = true_side.train_and_capture(before, batch)
+    true_optimized = true_side.optimize(before, stepped.gradients)
+    return Watched(before, batch, stepped, captured, optimized, true_stepped, true_captured, true_optimized, [])
+
+
+def run_reference(side: TorchSide, state: TrainingState, batches: Sequence[Batch], watched: Sequence[int]) -> Run:
+    run = Run()
+    for step, batch in enumerate(batches):
+        stepped = side.train_step(state, batch)
+        run.add(step, stepped, watched)
+        state = stepped.after
+    return run
+
+
+def perturb(state: TrainingState, eps: float, seed: int, names: Sequence[str]) -> TrainingState:
+    """Every element of every parameter moved up or down by one ulp, at random."""
+    random = np.random.default_rng(seed)
+    moved = {}
+    for name in names:
+        w = state.weights[name]
+        moved[name] = (w * (1 + eps * random.choice((-1.0, 1.0), w.shape))).astype(w.dtype)
+    return state._replace(weights={**state.weights, **moved})

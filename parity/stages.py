@@ -1,0 +1,132 @@
+"""The stages of one check, each a comparison entered in the ledger. Their names and order are `result.STAGES`.
+
+Everything but the trajectory is local: each stage starts from what the reference had before it (its state, and for
+clip, update and parameters its gradients), so an error is seen where it arises and not where it arrives.
+"""
+
+import numpy as np
+
+from parity.budget import EPS, TOLERANCES, Tolerance
+from parity.ledger import Key, Ledger
+from parity.record import Batch, Captured, Named, Optimized, Stepped, TrainingState
+
+NONE = Tolerance("exact", 0.0, "a group without decay, a table without bytes: zero is the right value")
+
+
+def compare_data(ledger: Ledger, init: str, step: int, reference: Batch, port: Batch) -> None:
+    """Names, shapes, kinds of number, and every value."""
+    for name in ledger.names("data", init, step, reference, port):
+        kinds = reference[name].dtype.kind, port[name].dtype.kind
+        if kinds[0] != kinds[1]:
+            ledger.refuse(Key("data", name, init), step, f"{reference[name].dtype} in torch, {port[name].dtype} in JAX")
+        else:
+            ledger.compare(Key("data", name, init), step, reference[name], port[name])
+
+
+def compare_weights(ledger: Ledger, init: str, step: int, reference: Named, port: Named) -> None:
+    """Names, shapes, dtypes and every value of parameters and buffers after the bridge."""
+    for name in ledger.names("weights", init, step, reference, port):
+        if reference[name].dtype != port[name].dtype:
+            ledger.refuse(
+                Key("weights", name, init), step, f"{reference[name].dtype} in torch, {port[name].dtype} in JAX"
+            )
+        else:
+            ledger.compare(Key("weights", name, init), step, reference[name], port[name])
+
+
+def compare_schedule(ledger: Ledger, init: str, reference: Named, port: Named) -> None:
+    """Every rate, decay and momentum at every step of the run, relative to the largest of its curve."""
+    allowed = TOLERANCES[ledger.dtype]["schedule"]
+    for name in ledger.names("schedule", init, 0, reference, port):
+        peak = np.abs(reference[name]).max()
+        for step, (ours, theirs) in enumerate(zip(reference[name], port[name], strict=True)):
+            if ours == 0:
+                tolerance = NONE
+            else:
+                tolerance = Tolerance(allowed.kind, allowed.value * peak / abs(ours), allowed.reason)
+            ledger.compare(Key("schedule", name, init, name), step, ours, theirs, tolerance=tolerance)
+
+
+def compare_activations(
+    ledger: Ledger, init: str, step: int, reference: Captured, port: Captured, truth: Captured
+) -> None:
+    """Every activation in the order of the reference's execution, then the gradient of each."""
+    a, b, t = reference.activations, port.activations, truth.activations
+    for name in ledger.names("activations", init, step, a, b):
+        ledger.compare(Key("activations", name, init), step, a[name], b[name], t[name])
+    a, b, t = reference.gradients, port.gradients, truth.gradients
+    for name in ledger.names("gradients", init, step, a, b, "activation"):
+        ledger.compare(Key("gradients", f"d {name}", init, "activation"), step, a[name], b[name], t[name])
+
+
+def compare_step(ledger: Ledger, init: str, step: int, reference: Stepped, port: Stepped, truth: Stepped) -> None:
+    """What the real training step reports: rate, loss, gradient of every parameter, and its norm before clipping."""
+    rates = np.float64(reference.learning_rate), np.float64(port.learning_rate)
+    ledger.compare(Key("schedule", "logged learning_rate", init, "logged"), step, *rates)
+    ledger.compare(Key("loss", "loss", init), step, reference.loss, port.loss, truth.loss)
+    for name in ledger.names("gradients", init, step, reference.gradients, port.gradients):
+        key = Key("gradients", name, init, "parameter")
+        ledger.compare(key, step, reference.gradients[name], port.gradients[name], truth.gradients[name])
+    norm = Key("clip", "global norm before", init, "norm")
+    tolerance = TOLERANCES[ledger.dtype]["gradients"]  # of the port's own gradients
+    ledger.compare(norm, step, reference.grad_norm, port.grad_norm, truth.grad_norm, tolerance=tolerance)
+
+
+def compare_optimizers(
+    ledger: Ledger,
+    init: str,
+    before: TrainingState,
+    gradients: Named,
+    reference: Optimized,
+    port: Optimized,
+    truth: Optimized,
+    labels: dict[str, str],
+) -> None:
+    """Clipping, updates, optimizer state and new parameters, all from the reference's gradients."""
+    step = before.step
+    eps = EPS[str(next(iter(gradients.values())).dtype)]
+    for name in ledger.names("clip", init, step, reference.clipped, port.clipped):
+        key = Key("clip", name, init, "gradient", labels[name])
+        ledger.compare(key, step, reference.clipped[name], port.clipped[name], truth.clipped[name])
+    a, b, t = (norm_ratio(side.clipped, gradients) - 1 for side in (reference, port, truth))
+    ledger.compare(Key("clip", "factor - 1", init, "factor"), step, a, b, t, eps=eps, scale=1.0)
+
+    for name in gradients:
+        updates = [
+            side.after.weights[name].astype(np.float64) - before.weights[name] for side in (reference, port, truth)
+        ]
+        ledger.compare(Key("update", name, init, "update", labels[name]), step, *updates, eps=eps)
+    states = reference.after.moments, port.after.moments, truth.after.moments
+    for name in ledger.names("update", init, step, *states[:2], "state"):
+        kind, _, of = name.partition("/")
+        a, b, t = (state[name] for state in states)
+        ledger.compare(Key("update", name, init, kind, labels.get(of, of)), step, a, b, t)
+    for name in gradients:
+        a, b, t = (side.after.weights[name] for side in (reference, port, truth))
+        ledger.compare(Key("parameters", name, init, "parameter", labels[name]), step, a, b, t)
+
+
+def compare_buffers(ledger: Ledger, init: str, step: int, reference: Stepped, port: Stepped, truth: Stepped) -> None:
+    """Running statistics after the step: what is in the weights but has no gradient."""
+    for name in reference.after.weights:
+        if name not in reference.gradients:
+            a, b, t = (side.after.weights[name] for side in (reference, port, truth))
+            ledger.compare(Key("parameters", name, init, name), step, a, b, t)
+
+
+def compare_evaluation(ledger: Ledger, init: str, step: int, reference: Named, port: Named, truth: Named) -> None:
+    """Sums and metrics over the same validation batches in eval mode."""
+    param_eps = EPS["float64" if ledger.dtype == "float64" else "float32"]
+    for name in ledger.names("evaluation", init, step, reference, port):
+        a, b, t = (np.float64(side[name]) for side in (reference, port, truth))
+        # A prediction between two nearly equal logits may fall either way: one of them is below what can be judged.
+        counted = name in ("correct", "val_accuracy") and ledger.dtype != "float64"
+        eps = 1 / reference["targets"] if counted else param_eps
+        tolerance = NONE if a == 0 else None
+        ledger.compare(Key("evaluation", name, init, name), step, a, b, t, eps=eps, tolerance=tolerance)
+
+
+def norm_ratio(a: Named, b: Named) -> np.float64:
+    """||a|| / ||b|| over all leaves."""
+    norms = [np.sqrt(sum(np.vdot(x, x) for x in (np.asarray(x, np.float64) for x in tree.values()))) for tree in (a, b)]
+    return np.float64(norms[0] / norms[1]) if norms[1] else np.float64(1)

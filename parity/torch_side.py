@@ -1,0 +1,140 @@
+"""The reference: torch_ref's own functions, watched through torch's hooks. Nothing of it is replaced."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.capture import capture_torch, to_numpy
+from parity.record import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
+from recipe.config import Config
+from recipe.data import Data
+from torch_ref import evaluate, input
+from torch_ref.models import TORCH_ONLY, load_weights, make_model
+from torch_ref.muon import Muon
+from torch_ref.optimizer import clip_by_global_norm, set_schedule, setup_optimizers
+from torch_ref.step import eval_step, train_step
+
+# torch.optim's names of the state of one parameter, and ours.
+MOMENTS = {"momentum_buffer": "momentum", "exp_avg": "first_moment", "exp_avg_sq": "second_moment"}
+
+
+class TorchSide:
+    """See `parity.record.Side`."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.model = make_model(config)
+        self.optimizers = setup_optimizers(config, self.model)
+        self.names: dict[Any, str] = {p: name for name, p in self.model.named_parameters()}
+        self.labels = {
+            self.names[p]: group["label"]
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+
+    def initial_state(self, weights: Named) -> TrainingState:
+        load_weights(self.model, weights)
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        return self.state(0)
+
+    def state(self, step: int) -> TrainingState:
+        """The state held now; moments that torch makes at the first step only are zeros before it."""
+        weights = {n: to_numpy(t) for n, t in self.model.state_dict().items() if not n.endswith(TORCH_ONLY)}
+        moments: Named = {}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    held = optimizer.state.get(p, {})
+                    for theirs in moment_names(optimizer):
+                        array = to_numpy(held[theirs]) if theirs in held else np.zeros_like(weights[self.names[p]])
+                        moments[f"{MOMENTS[theirs]}/{self.names[p]}"] = array
+                # Only AdamW counts its steps; Muon and SGD read the loop's.
+                count = optimizer.state.get(group["params"][0], {}).get("step", step)
+                moments[f"count/{group['label']}"] = np.int32(count)
+        return TrainingState(weights, moments, step)
+
+    def load(self, state: TrainingState) -> None:
+        load_weights(self.model, state.weights)
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    held = {
+                        theirs: torch.from_numpy(np.array(state.moments[f"{MOMENTS[theirs]}/{self.names[p]}"])).to(p)
+                        for theirs in moment_names(optimizer)
+                    }
+                    if isinstance(optimizer, torch.optim.AdamW):
+                        held["step"] = torch.tensor(float(state.step))
+                    if state.step > 0:
+                        optimizer.state[p] = held
+
+    def schedule(self) -> Named:
+        curves: dict[str, list[float]] = {}
+        for step in range(self.config.train.steps):
+            set_schedule(self.config, self.optimizers, step)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    for key in ("lr", "weight_decay", *(["momentum"] if isinstance(optimizer, Muon) else [])):
+                        name = "learning_rate" if key == "lr" else key
+                        curves.setdefault(f"{group['label']} {name}", []).append(group[key])
+        return {name: np.array(curve) for name, curve in curves.items()}
+
+    def batches(self, data: Data, start: int, stop: int) -> Iterator[Batch]:
+        for batch in input.train_batches(data.train, start, stop):
+            yield {name: tensor.numpy() for name, tensor in batch.items()}
+
+    def train_step(self, state: TrainingState, batch: Batch) -> Stepped:
+        """The real training step. Gradients are read after each micro-step's accumulation: the last is the step's."""
+        self.load(state)
+        self.model.train()
+        gradients = dict.fromkeys(self.names.values())
+        handles = [
+            p.register_post_accumulate_grad_hook(lambda p: gradients.__setitem__(self.names[p], to_numpy(p.grad)))
+            for p in self.names
+        ]
+        metrics = train_step(self.config, self.model, self.optimizers, state.step, input.to_tensors(batch))
+        for handle in handles:
+            handle.remove()
+        loss, norm = (to_numpy(torch.as_tensor(metrics[name])) for name in ("loss", "grad_norm"))
+        return Stepped(loss, norm, float(metrics["learning_rate"]), gradients, self.state(state.step + 1))
+
+    def train_and_capture(self, state: TrainingState, batch: Batch) -> tuple[Stepped, Captured]:
+        """The same, with the activations of its micro-steps and their gradients."""
+        with capture_torch(self.model, "logits") as passes:
+            stepped = self.train_step(state, batch)
+        captured = Captured()
+        for number, micro in enumerate(passes):
+            for name, activation in micro.activations.items():
+                captured.activations[micro_name(name, number)] = activation
+                if name in micro.gradients:
+                    captured.gradients[micro_name(name, number)] = micro.gradients[name]
+        return stepped, captured
+
+    def optimize(self, state: TrainingState, gradients: Named) -> Optimized:
+        self.load(state)
+        for p, name in self.names.items():
+            p.grad = torch.from_numpy(np.array(gradients[name])).to(p)
+        set_schedule(self.config, self.optimizers, state.step)
+        clip_by_global_norm(self.model, self.config.optimizer.clip_norm)
+        clipped = {name: to_numpy(p.grad) for p, name in self.names.items()}
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return Optimized(clipped, self.state(state.step + 1))
+
+    def evaluate(self, state: TrainingState, data: Data, limit: int) -> Named:
+        self.load(state)
+        self.model.eval()
+        sums = evaluate.evaluate(lambda batch: eval_step(self.model, batch), input.eval_batches(data.validation, limit))
+        return {**sums._asdict(), **evaluate.metrics(sums)}
+
+
+def moment_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """torch's names of the state that an optimizer keeps for each parameter."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return ("exp_avg", "exp_avg_sq")
+    return ("momentum_buffer",) if isinstance(optimizer, Muon) else ()

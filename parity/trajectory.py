@@ -1,0 +1,109 @@
+"""Whole runs: the port beside the reference, step by step and left to itself, and the reference beside itself.
+
+anchored: each step starts from the reference's state, so its error is that of one step. free: each side goes on from
+its own state, so errors pile up. envelope: the reference after its parameters moved by one ulp, the largest deviation
+of several such runs; a port within ten times the envelope is as good as the reference run twice.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from parity.budget import EPS, TOLERANCES, TRAJECTORY_LOSS, Tolerance, error
+from parity.jax_side import JaxSide
+from parity.ledger import Key, Ledger
+from parity.record import Stepped, TrainingState
+from parity.reference import Reference, Run, Watched
+from parity.result import Curve
+from recipe.data import Data
+
+FLOOR_ULPS = 4  # of the loss, or of a tensor's norm: what one more rounding may do where the envelope is smaller
+
+
+def run_port(side: JaxSide, state: TrainingState, data: Data, steps: int, watched: Sequence[int]) -> Run:
+    """The port's free run on its own batches.
+
+    Half way a checkpoint is written and read again, and the input opened anew: what is lost there shows after it.
+    """
+    run, half = Run(), steps // 2
+    for start, stop in ((0, half), (half, steps)):
+        for step, batch in zip(range(start, stop), side.batches(data, start, stop), strict=True):
+            stepped = side.train_step(state, batch)
+            run.add(step, stepped, watched)
+            state = stepped.after
+        if stop == half:
+            state = side.resume(state)
+    return run
+
+
+def relative(a: Any, b: Any) -> float:
+    """||b - a|| / ||a||; 0 for equal arrays, so for two zeros."""
+    found = error(a, b, None)
+    if found.port == 0:
+        return 0.0
+    return float(np.sqrt(found.port / found.truth)) if found.truth else float("inf")
+
+
+def compare_runs(
+    ledger: Ledger, init: str, reference: Reference, port: Run, anchored: dict[int, tuple[Watched, Stepped]]
+) -> Curve:
+    """Enter the losses of every step and the weights of the watched ones; returns the curves to draw.
+
+    anchored: watched step -> the reference there, and the port's step from its state.
+    """
+    dtype, run, moved_runs = ledger.dtype, reference.run, reference.moved_runs
+    loss_eps = EPS["float64" if dtype == "float64" else "float32"]
+    envelope = spread(run.losses, [moved.losses for moved in moved_runs])
+    budgets = [within(width, loss_eps, TRAJECTORY_LOSS if dtype == "float64" else None) for width in envelope]
+    for step, losses in enumerate(zip(run.losses, port.losses, strict=True)):
+        ours, theirs = map(np.float64, losses)
+        ledger.compare(Key("trajectory", "loss", init, "loss"), step, ours, theirs, tolerance=budgets[step])
+
+    for step, weights in run.weights.items():
+        for name, array in weights.items():
+            width = max(relative(array, moved.weights[step][name]) for moved in moved_runs)
+            tolerance = parameters_within(dtype, width)
+            ledger.compare(
+                Key("trajectory", name, init, "free"), step, array, port.weights[step][name], tolerance=tolerance
+            )
+    for step, (at, stepped) in anchored.items():
+        for name, array in at.stepped.after.weights.items():
+            width = max(relative(array, weights[name]) for _, weights in at.moved)
+            tolerance = parameters_within(dtype, width)
+            key = Key("trajectory", f"{name} (anchored)", init, "anchored")
+            ledger.compare(key, step, array, stepped.after.weights[name], tolerance=tolerance)
+
+    return Curve(
+        init=init,
+        steps=list(range(len(run.losses))),
+        reference_loss=run.losses,
+        port_loss=port.losses,
+        free_error=[relative(a, b) for a, b in zip(run.losses, port.losses, strict=True)],
+        envelope=envelope,
+        free_budget=[tolerance.value for tolerance in budgets],
+        anchored_steps=list(anchored),
+        anchored_error=[relative(at.stepped.loss, stepped.loss) for at, stepped in anchored.values()],
+        anchored_envelope=[max(relative(at.stepped.loss, x) for x, _ in at.moved) for at, _ in anchored.values()],
+    )
+
+
+def spread(losses: list[float], others: list[list[float]]) -> list[float]:
+    """The largest relative deviation of the others up to each step."""
+    widest, envelope = 0.0, []
+    for step, loss in enumerate(losses):
+        widest = max([widest, *(abs(other[step] - loss) / abs(loss) for other in others)])
+        envelope.append(widest)
+    return envelope
+
+
+def within(envelope: float, eps: float, ceiling: Tolerance | None) -> Tolerance:
+    """Ten times the envelope, but never more than the ceiling where there is one."""
+    times = TOLERANCES["float32"]["trajectory"]
+    value = times.value * max(envelope, FLOOR_ULPS * eps)
+    return Tolerance("relative", value if ceiling is None else min(value, ceiling.value), times.reason)
+
+
+def parameters_within(dtype: str, envelope: float) -> Tolerance:
+    """The fixed figure in float64, the envelope elsewhere."""
+    return TOLERANCES[dtype]["trajectory"] if dtype == "float64" else within(envelope, EPS["float32"], None)
