@@ -30,6 +30,7 @@ def train_batches(
 
 
 def eval_batches(source: BatchSource, limit: int, shard: int = 0, shards: int = 1) -> Iterator[dict[str, np.ndarray]]:
-    """The first `limit` validation batches, or all of them for 0."""
-    for number in range(min(limit or source.batches, source.batches)):
+    """`limit` validation batches, evenly spaced over the set, or all of them for 0."""
+    count = min(limit or source.batches, source.batches)
+    for number in (i * source.batches // count for i in range(count)):
         yield source.batch(number, shard, shards)

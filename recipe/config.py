@@ -7,7 +7,8 @@ its message and the tests read one table.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from types import UnionType
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from recipe.errors import UserError
 
@@ -29,14 +30,14 @@ class Bound(NamedTuple):
         return above and below and value != float("inf")  # NaN fails both comparisons
 
     def __str__(self) -> str:
-        low = f"{'more than' if self.open_low else 'at least'} {self.low:g}"
+        low = f"{'more than' if self.open_low else 'at least'} {self.low}"
         if self.high == float("inf"):
             return low
-        return f"{low} and {'less than' if self.open_high else 'at most'} {self.high:g}"
+        return f"{low} and {'less than' if self.open_high else 'at most'} {self.high}"
 
 
 POSITIVE = Bound(0, open_low=True)
-COUNT = Bound(1)
+COUNT = Bound(1, 2**31 - 1)  # steps are counted in 32 bits
 NATURAL = Bound(0)
 FRACTION = Bound(0, 1)
 BELOW_ONE = Bound(0, 1, open_high=True)
@@ -76,11 +77,11 @@ class GPTConfig:
     """Logits are softcap * tanh(logits / softcap)."""
 
     BOUNDS: ClassVar[dict[str, Bound]] = {
-        "depth": COUNT,
+        "depth": Bound(1, 1024),
         "d_model": COUNT,
-        "head_dim": Bound(2),
+        "head_dim": Bound(2, 2**31 - 1),
         "kv_heads": COUNT,
-        "vocab_size": Bound(2),
+        "vocab_size": Bound(2, 2**31 - 1),
         "rope_theta": POSITIVE,
         "softcap": POSITIVE,
     }
@@ -124,7 +125,7 @@ class LinearConfig:
     classes: int | None = None
     """Classes; the data set's when left out."""
 
-    BOUNDS: ClassVar[dict[str, Bound]] = {"features": COUNT, "classes": Bound(2)}
+    BOUNDS: ClassVar[dict[str, Bound]] = {"features": COUNT, "classes": Bound(2, 2**31 - 1)}
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -148,7 +149,7 @@ class EmbeddingConfig:
     vocab_size: int | None = None
     """Size of the vocabulary in tokens; the tokenizer's when left out."""
 
-    BOUNDS: ClassVar[dict[str, Bound]] = {"d_model": COUNT, "vocab_size": Bound(2)}
+    BOUNDS: ClassVar[dict[str, Bound]] = {"d_model": COUNT, "vocab_size": Bound(2, 2**31 - 1)}
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -179,7 +180,7 @@ class MLPConfig:
         "batch_norm_momentum": FRACTION,
         "batch_norm_eps": POSITIVE,
         "features": COUNT,
-        "classes": Bound(2),
+        "classes": Bound(2, 2**31 - 1),
     }
 
     def __post_init__(self) -> None:
@@ -283,7 +284,7 @@ class OptimizerConfig:
         "momentum_start": BELOW_ONE,
         "momentum_end": BELOW_ONE,
         "momentum_steps": COUNT,
-        "newton_schulz_steps": COUNT,
+        "newton_schulz_steps": Bound(1, 100),
         "clip_norm": NATURAL,
         "warmup_fraction": FRACTION,
         "warmdown_fraction": FRACTION,
@@ -328,7 +329,7 @@ class TrainConfig:
     eval_every: int = 0
     """Steps between evaluations; always one before and one after; 0: only those and one half way."""
     eval_batches: int = 8
-    """Batches per evaluation, at most; 0: the whole validation set."""
+    """Batches per evaluation, evenly spaced over the validation set; 0: all of it."""
     patience: int = 0
     """Evaluations without improvement after which training stops early; 0: never."""
 
@@ -380,7 +381,7 @@ class OutputConfig:
     """What is written and shown. May differ when a run is resumed."""
 
     out_dir: str | None = None
-    """Run directory; the first free runs/MODEL-N when left out."""
+    """Run directory; the first free runs/jax-MODEL-N or runs/torch-MODEL-N when left out."""
     resume: bool = False
     """Continue the run in --out-dir (the newest one when left out) from its newest whole checkpoint."""
     log_every: int = 10
@@ -440,6 +441,11 @@ class Config:
             raise UserError(
                 f"--batch-size {self.batch_size} is not divisible by --accumulation {self.train.accumulation}"
             )
+        if isinstance(self.model, MLPConfig) and self.batch_size == self.train.accumulation:
+            raise UserError(
+                f"--batch-size {self.batch_size} / --accumulation {self.train.accumulation} = 1 example; mlp's "
+                "BatchNorm needs 2 or more in a micro-step, raise --batch-size"
+            )
 
     @property
     def model_name(self) -> str:
@@ -485,8 +491,19 @@ def from_dict(values: dict[str, Any]) -> Config:
         if not isinstance(values[part], dict) or set(values[part]) != names:
             wrong = sorted(set(values[part]) ^ names) if isinstance(values[part], dict) else values[part]
             raise UserError(f"config part {part!r} has missing or unknown fields: {wrong}")
-        try:
-            parts[part] = kind(**values[part])
-        except TypeError as error:  # a string where a number belongs
-            raise UserError(f"config part {part!r}: {error}") from error
+        for field_name, hint in get_type_hints(kind).items():
+            if field_name in names and not _fits(values[part][field_name], hint):
+                raise UserError(f"config has {field_name} {values[part][field_name]!r}; it cannot be that")
+        parts[part] = kind(**values[part])
     return Config(**parts)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value belongs to a field's type."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, option) for option in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)

@@ -33,8 +33,9 @@ def train_batches(
 
 
 def eval_batches(source: BatchSource, limit: int, shard: int = 0, shards: int = 1) -> Iterator[dict[str, torch.Tensor]]:
-    """The first `limit` validation batches, or all of them for 0."""
-    for number in range(min(limit or source.batches, source.batches)):
+    """`limit` validation batches, evenly spaced over the set, or all of them for 0."""
+    count = min(limit or source.batches, source.batches)
+    for number in (i * source.batches // count for i in range(count)):
         yield to_tensors(source.batch(number, shard, shards))
 
 
