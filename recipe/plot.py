@@ -1,11 +1,13 @@
 """Pictures of loss curves, for one run or several overlaid."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from recipe.run_dir import read_metrics
+from recipe.errors import UserError
+from recipe.run_dir import read_metrics, write_atomically
 
 
 def smooth(values: np.ndarray, weight: float = 0.9) -> np.ndarray:
@@ -19,20 +21,21 @@ def smooth(values: np.ndarray, weight: float = 0.9) -> np.ndarray:
 
 
 def plot_loss(runs: Sequence[Path], out: Path) -> None:
-    """Draw training loss, raw and smoothed, and validation loss of each run into a PNG.
+    """Draw training loss, raw and smoothed, and validation loss of each run into a PNG, PDF or SVG file.
 
-    Raises UserError if a run has no metrics.
+    The suffix of `out` names the format. Raises UserError if a run has no metrics or `out` cannot be written.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    names = [""] if len(runs) == 1 else distinct_names(runs)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for number, run in enumerate(runs):
         records = read_metrics(run)
         color = f"C{number % 10}"
-        name = run.name if len(runs) > 1 else ""
+        name = names[number]
         train = np.array([[r["step"], r["loss"]] for r in records if "loss" in r]).reshape(-1, 2)
         held_out = np.array([[r["step"], r["val_loss"]] for r in records if "val_loss" in r]).reshape(-1, 2)
         axes.plot(train[:, 0], train[:, 1], color=color, alpha=0.25, linewidth=1)
@@ -44,5 +47,19 @@ def plot_loss(runs: Sequence[Path], out: Path) -> None:
     axes.set_ylabel("loss (nats per target)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(out, dpi=120)
-    plt.close(figure)
+    picture = io.BytesIO()
+    try:
+        figure.savefig(picture, dpi=120, format=out.suffix.removeprefix(".").lower())
+        write_atomically(out, picture.getvalue())
+    except ValueError:
+        raise UserError(f"{out} has no suffix of a picture; pass one that ends in .png, .pdf or .svg") from None
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; make room, or pass another place") from error
+    finally:
+        plt.close(figure)
+
+
+def distinct_names(runs: Sequence[Path]) -> list[str]:
+    """The folders' own names, or whole paths where two folders have one name."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]

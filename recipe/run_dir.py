@@ -91,10 +91,18 @@ def lock_run(run: Path) -> IO[bytes]:
 
 
 def check_data(run: Path, data_summary: dict[str, Any]) -> None:
-    """Raises UserError if the data has changed since the run began: its batches would be others."""
+    """Raises UserError if the data has changed since the run began: its batches would be others.
+
+    A run that was converted from weights alone has an empty data.json: what it is first trained on is recorded.
+    """
     path = run / "data.json"
+    if data_summary.get("tokenizer") == "bpe" and not (run / TOKENIZER).exists():
+        raise UserError(f"{run} has no {TOKENIZER}; put the one that its model was trained with there")
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
+        if recorded == {}:
+            write_atomically(path, json.dumps(data_summary, indent=2) + "\n")
+            return
         for name in ("sha256", "tokenizer", "vocab_size", "train", "validation", "train_examples"):
             if recorded.get(name) != data_summary.get(name):
                 raise UserError(

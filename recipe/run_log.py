@@ -1,16 +1,31 @@
 """What a run shows and records: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
 
+import importlib.util
+import os
+import sys
 import time
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recipe.config import Config
 from recipe.errors import UserError
-from recipe.run_dir import append_metrics
+from recipe.run_dir import append_metrics, write_atomically
+
+# Control characters but for line end and tab: a sample of an untrained model must not drive the terminal.
+CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+
+
+class RunConsole(Console):
+    """Standard output. A run outlives it: when whoever reads it is gone, training goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class RunLog:
@@ -24,23 +39,26 @@ class RunLog:
         self.run, self.config, self.is_main = run, config, is_main
         self.units_per_step, self.unit = units_per_step, unit
         self.flops_per_step, self.peak_flops = flops_per_step, peak_flops
-        self.console = Console(stderr=False, highlight=False, quiet=not is_main)
+        self.console = RunConsole(highlight=False, quiet=not is_main)
         self.last_step, self.last_time = start, time.perf_counter()
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            TimeRemainingColumn(),
             console=self.console,
+            expand=True,
+            refresh_per_second=4,
             disable=not (is_main and self.console.is_terminal),
         )
         self.task = self.bar.add_task(config.model_name, total=config.train.steps, completed=start, status="")
-        self.trackers = open_trackers(run, config) if is_main else []
+        self.trackers: list[TensorBoard | WeightsAndBiases] = []
 
     def __enter__(self) -> "RunLog":
+        if self.is_main:
+            self.trackers = open_trackers(self.run, self.config, self.last_step)
         self.bar.start()
         return self
 
@@ -50,7 +68,9 @@ class RunLog:
             tracker.close()
 
     def say(self, text: str) -> None:
-        """A line above the progress bar."""
+        """Text above the progress bar, in what standard output can show of it."""
+        encoding = self.console.encoding
+        text = text.translate(CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
         self.console.print(text, markup=False, soft_wrap=True)
 
     def skip_time(self) -> None:
@@ -73,8 +93,8 @@ class RunLog:
         if self.peak_flops:
             record["mfu"] = steps_per_second * self.flops_per_step / self.peak_flops
         self.write(record)
-        share = f" {100 * record['mfu']:.0f}% of peak" if "mfu" in record else ""
-        self.bar.update(self.task, completed=step, status=f"loss {loss:.4f} {speed:,.0f} {self.unit}/s{share}")
+        share = f", {100 * record['mfu']:.0f}% of peak" if "mfu" in record else ""
+        self.bar.update(self.task, completed=step, status=f"loss {loss:.4f}, {speed:,.0f} {self.unit}/s{share},")
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Record an evaluation and print it."""
@@ -91,12 +111,12 @@ class RunLog:
 
 
 class TensorBoard:
-    """Event files under RUN/tensorboard, by tensorboardX."""
+    """Event files under RUN/tensorboard, by tensorboardX; those past the step of a resume no longer count."""
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, start: int):
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(run / "tensorboard"))
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
 
     def write(self, record: dict[str, Any]) -> None:
         for name, value in record.items():
@@ -108,13 +128,25 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A Weights & Biases run in RUN/wandb; WANDB_MODE=offline keeps it on this machine."""
+    """A Weights & Biases run in RUN/wandb; WANDB_MODE=offline keeps it on this machine.
+
+    Its identity is kept in the run directory, so that a resume goes on with it; names may repeat elsewhere.
+    """
 
     def __init__(self, run: Path, config: Config):
         import wandb
 
+        (run / "wandb").mkdir(exist_ok=True)
+        identity = run / "wandb" / "id.txt"
+        if not identity.exists():
+            write_atomically(identity, uuid.uuid4().hex)
         self.wandb_run = wandb.init(
-            project="twinstep", name=run.name, dir=run, config=asdict(config), resume="allow", id=run.name
+            project="twinstep",
+            name=run.name,
+            dir=run,
+            config=asdict(config),
+            resume="allow",
+            id=identity.read_text(encoding="utf-8"),
         )
 
     def write(self, record: dict[str, Any]) -> None:
@@ -124,15 +156,22 @@ class WeightsAndBiases:
         self.wandb_run.finish(quiet=True)
 
 
-def open_trackers(run: Path, config: Config) -> list[TensorBoard | WeightsAndBiases]:
-    """The trackers asked for. Raises UserError naming the extra that is missing."""
+def check_trackers(config: Config) -> None:
+    """Raises UserError naming the extra that is missing for a tracker that was asked for."""
+    for extra, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+        if getattr(config.output, extra) and importlib.util.find_spec(package) is None:
+            raise UserError(f"--{extra} needs a package that is missing: pip install 'twinstep[{extra}]'")
+
+
+def open_trackers(run: Path, config: Config, start: int) -> list[TensorBoard | WeightsAndBiases]:
+    """The trackers asked for. Raises UserError if one cannot be opened."""
     trackers: list[TensorBoard | WeightsAndBiases] = []
     try:
         if config.output.tensorboard:
-            trackers.append(TensorBoard(run))
+            trackers.append(TensorBoard(run, start))
         if config.output.wandb:
             trackers.append(WeightsAndBiases(run, config))
-    except ImportError as error:
-        extra = "tensorboard" if "tensorboard" in str(error) else "wandb"
-        raise UserError(f"--{extra} needs a package that is missing: pip install 'twinstep[{extra}]'") from error
+    except Exception as error:  # whatever the packages raise: no account, no network, a full disk
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot open the tracker: {reason}; leave --tensorboard and --wandb out of {run}") from error
     return trackers
