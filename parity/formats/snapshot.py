@@ -1,0 +1,104 @@
+"""What every format holds of a model, in NumPy and under torch's names, and the checks all formats share."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from recipe.config import Config
+from recipe.errors import UserError
+from recipe.facts import Facts
+from torch_ref.models import make_model, weight_shapes
+from torch_ref.optimizer import label_parameters, optimizer_groups
+
+# What each algorithm remembers of a parameter, under torch's names; all of the parameter's shape.
+STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",), "sgd": ()}
+
+Shape = tuple[int, ...]
+
+
+class Snapshot(NamedTuple):
+    """A model at one step of its training.
+
+    config: sizes filled in. step: optimizer steps done, 0 where `optimizer` is None. weights: parameters and buffers
+    by name. optimizer: "parameter/state name" -> array, None where nothing is remembered yet. facts: see
+    `recipe.facts`; None in formats that have none. tokenizer: the text of tokenizer.json. files: what a run directory
+    holds beside, by name.
+    """
+
+    config: Config
+    step: int
+    weights: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray] | None = None
+    facts: Facts | None = None
+    tokenizer: str | None = None
+    files: Mapping[str, bytes] = {}
+
+
+def weight_shapes_of(config: Config) -> dict[str, Shape]:
+    """Name -> shape of every parameter and buffer of a configuration's model.
+
+    Raises UserError if a size is left to the data.
+    """
+    for size in ("vocab_size", "features", "classes"):
+        if getattr(config.model, size, 0) is None:
+            raise UserError(f"the configuration leaves {size} open; write the model's own into it")
+    with torch.device("meta"):  # no array is allocated
+        return weight_shapes(make_model(config))
+
+
+def optimizer_shapes_of(config: Config) -> dict[str, Shape]:
+    """Name -> shape of all that the optimizers of a configuration remember."""
+    with torch.device("meta"):
+        parameters = {name: tuple(p.shape) for name, p in make_model(config).named_parameters()}
+    groups, labels = optimizer_groups(config), label_parameters(config, list(parameters))
+    return {
+        f"{name}/{state}": shape
+        for name, shape in parameters.items()
+        for state in STATE[groups[labels[name]].algorithm]
+    }
+
+
+def check_arrays(where: object, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], dtype: str) -> None:
+    """Raises UserError naming the first array that is missing, left over, of another shape or type, or not finite."""
+    check_names(where, arrays, shapes)
+    for name, array in arrays.items():
+        if array.shape != shapes[name]:
+            raise UserError(f"{where}: {name} has shape {array.shape}, the configuration asks for {shapes[name]}")
+        if array.dtype != dtype:
+            raise UserError(f"{where}: {name} has dtype {array.dtype}, the configuration asks for {dtype}")
+        if not np.isfinite(array).all():
+            raise UserError(f"{where}: {name} is not finite; take an earlier checkpoint")
+
+
+def check_names(where: object, found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raises UserError naming the first key that is missing or left over, in the order of layers."""
+    found, wanted = set(found), set(wanted)
+    for problem, names in (("is missing", wanted - found), ("does not belong there", found - wanted)):
+        for name in sorted(names, key=natural_order):
+            others = f", nor {'do' if len(names) > 2 else 'does'} {len(names) - 1} more" if len(names) > 1 else ""
+            if problem == "is missing":
+                others = f", with {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"{where}: the key {name!r} {problem}{others}; is it of this model?")
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """A key that sorts h.2 before h.10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def as_numpy(where: object, tensors: Mapping[str, torch.Tensor], dtype: str) -> dict[str, np.ndarray]:
+    """Tensors as arrays of `dtype`, where that loses nothing: bfloat16 and float16 widen to float32 exactly.
+
+    Raises UserError naming the first tensor of another type.
+    """
+    narrow = {"float32": (torch.bfloat16, torch.float16, torch.float32), "float64": (torch.float64,)}[dtype]
+    arrays = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in narrow:
+            held = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{where}: {name} has dtype {held}, which is not {dtype} nor widens to it")
+        arrays[name] = tensor.detach().cpu().to(getattr(torch, dtype)).contiguous().numpy()
+    return arrays
