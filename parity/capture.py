@@ -73,11 +73,11 @@ def capture_torch(module: nn.Module, output_name: str = "output") -> Iterator[li
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A copy on the host; bfloat16, which NumPy lacks, becomes float32."""
-    tensor = tensor.detach()
+    """A copy on the host; bfloat16, which torch cannot hand to NumPy, goes over its bits."""
+    tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
-        tensor = tensor.float()
-    return tensor.cpu().numpy().copy()
+        return tensor.contiguous().view(torch.uint16).numpy().view(jnp.bfloat16).copy()
+    return tensor.numpy().copy()
 
 
 # ------------------------------------------------------------------------------------------------------------ JAX

@@ -11,6 +11,7 @@ import numpy as np
 from parity.budget import EPS, MEDIAN_RATIO, TOLERANCES, Error, Tolerance, Verdict, error, judge
 from parity.result import STAGES, Divergence, StageResult, Status, TensorResult, ratio_to_budget
 
+SMALL = 1000  # elements
 INITS = ("nonzero", "native")  # the order in which they are checked, and blamed
 
 
@@ -33,6 +34,7 @@ class Entry:
     eps: float
     tolerance: Tolerance
     scale: float = 0.0  # squared
+    seeds: int = 1
     note: str = ""
 
 
@@ -78,6 +80,7 @@ class Ledger:
             self.entries[key][step] = Entry(found, port.size, eps, tolerance, scale**2)
         elif not entry.note:
             entry.error = entry.error + found
+            entry.seeds += 1
 
     def refuse(self, key: Key, step: int, note: str) -> None:
         """Enter a difference that is not one of size: a name, shape or type that is wrong or missing."""
@@ -112,19 +115,35 @@ class Ledger:
         tensors, verdicts = [], {}
         for key in sorted(self.entries, key=lambda k: STAGES.index(k.stage)):
             by_step = dict(sorted(self.entries[key].items()))
+            before = Error(0.0, 0.0, 0.0)
             for step, entry in by_step.items():
                 scale = scales[(key.stage, key.unit, key.init, step)]
-                verdicts[key, step] = self._judge_entry(entry, scale)
+                verdicts[key, step], before = self._judge_entry(entry, scale, before)
             tensors.append(tensor_result(key, by_step, [verdicts[key, step] for step in by_step]))
-        stages = {stage: stage_result(stage, verdicts) for stage in STAGES}
+        large = {
+            (k, i) for k, by_step in self.entries.items() for i, e in by_step.items() if e.elements * e.seeds >= SMALL
+        }
+        stages = {stage: stage_result(stage, verdicts, large) for stage in STAGES}
         first = first_divergence(verdicts) or first_shift(stages)
         return stages, tensors, first
 
-    def _judge_entry(self, entry: Entry, scale: float) -> Verdict:
+    def _judge_entry(self, entry: Entry, scale: float, before: Error) -> tuple[Verdict, Error]:
+        """The verdict, and the relative errors of this step and all before it.
+
+        A ratio of two errors says little when each is one number's: a small tensor is judged by the root mean square
+        over the steps so far, beside that over the seeds.
+        """
         if entry.note:
             wrong = entry.tolerance.kind == "exact"
-            return Verdict("diverges" if wrong else "unchecked", math.inf if wrong else 0.0, 0.0, None, entry.note)
-        return judge(entry.error, entry.tolerance, entry.eps, max(scale, entry.scale))
+            return Verdict(
+                "diverges" if wrong else "unchecked", math.inf if wrong else 0.0, 0.0, None, entry.note
+            ), before
+        found = entry.error
+        if entry.tolerance.kind == "ratio" and entry.elements < SMALL and found.truth > 0:
+            so_far = before + Error(found.port / found.truth, found.reference / found.truth, 1.0)
+            found = Error(*(x * found.truth / so_far.truth for x in (so_far.port, so_far.reference, so_far.truth)))
+            before = so_far
+        return judge(found, entry.tolerance, entry.eps, max(scale, entry.scale)), before
 
 
 def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) -> TensorResult:
@@ -144,11 +163,11 @@ def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) 
     )
 
 
-def stage_result(stage: str, verdicts: dict[tuple[Key, int], Verdict]) -> StageResult:
-    """The stage's worst comparison and its counts."""
+def stage_result(stage: str, verdicts: dict[tuple[Key, int], Verdict], large: set[tuple[Key, int]]) -> StageResult:
+    """The stage's worst comparison and its counts. The median ratio is over `large`: of few numbers it is luck."""
     mine = {at: v for at, v in verdicts.items() if at[0].stage == stage}
     checked = {at: v for at, v in mine.items() if v.status != "unchecked"}
-    ratios = [v.ratio for v in checked.values() if v.ratio is not None]
+    ratios = [v.ratio for at, v in checked.items() if v.ratio is not None and at in large]
     diverged = sum(v.status == "diverges" for v in checked.values())
     by_step: dict[int, float] = {}
     for (_, step), v in checked.items():

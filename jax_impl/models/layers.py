@@ -24,7 +24,9 @@ class Linear(nnx.Module):
         """x (..., D) -> (..., O)."""
         y = jnp.einsum("...d,od->...o", x, self.weight[...].astype(x.dtype))
         if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
+            # Wide, as torch adds it: the gradient of a bfloat16 bias would be summed over the batch in bfloat16.
+            wide = jnp.promote_types(x.dtype, jnp.float32)
+            y = (y.astype(wide) + self.bias[...].astype(x.dtype).astype(wide)).astype(x.dtype)
         return checkpoint_name(y, self.path)
 
 
