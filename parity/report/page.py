@@ -1,0 +1,162 @@
+"""report.html: one file that opens offline, on a phone too, and needs no script."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from parity.report import curves
+from parity.report.heat import MOST_ROWS, Comparison, by_layer, by_step, comparisons
+from parity.report.markup import Markup, element
+from parity.report.tables import facts, heat_legend, heat_table, page, section, table
+from parity.report.terminal import MARKS, seeds, used
+from parity.report.text import NONE, count, duration, number, ratio, share
+from parity.result import STAGES, Result
+
+WORST = 20  # tensors listed
+MOST_UNCHECKED = 60
+
+
+def report_page(result: Result) -> str:
+    """The whole page."""
+    return page(
+        f"Parity of {result.model} in {result.dtype}: {result.verdict}",
+        *head(result),
+        *first_divergence(result),
+        section("Stages", stage_table(result)),
+        section("Worst tensors", *worst_tensors(result)),
+        section("Error by layer and stage", *layer_map(result)),
+        section("Error by step", heat_table(by_step(result), "stage", "Largest part of its budget used at a step.")),
+        section("Losses", *(curves.drawn(figure) for figure in curves.figures(result))) if result.curves else Markup(),
+        *unchecked(result),
+        section("Repeat it", *repeat(result)),
+    )
+
+
+def head(result: Result) -> Iterator[Markup]:
+    yield element("h1", f"Parity of {result.model} in {result.dtype}")
+    yield element("p", f"{MARKS[result.verdict]} {result.sentence}", class_=f"verdict {result.verdict}")
+    if result.notes:
+        yield element("ul", *(element("li", note) for note in result.notes), class_="notes")
+    ran = [count(result.steps, "step"), seeds(result), count(result.devices, "device"), duration(result.seconds)]
+    yield element("p", ", ".join(ran), class_="soft")
+
+
+def first_divergence(result: Result) -> Iterator[Markup]:
+    """Where the port parts from the original, and the last tensor that was still right before it."""
+    d = result.first_divergence
+    if d is None:
+        return
+    values: dict[str, object] = {
+        "stage": d.stage,
+        "tensor": element("code", d.tensor),
+        "step": d.step,
+        "initialization": d.init,
+        "relative L2 error": number(d.relative_l2),
+        "budget": number(d.budget),
+    }
+    if d.note:
+        values["what"] = d.note
+    before = None
+    for t in result.tensors:
+        if (t.stage, t.init) == (d.stage, d.init):
+            if t.tensor == d.tensor:
+                break
+            if d.step in t.steps and t.status[t.steps.index(d.step)] == "agrees":
+                before = t.tensor
+    if before is not None:
+        values["last within budget before it"] = element("code", before)
+    yield section("First divergence", facts("What comes after it is reported below, but not blamed.", values))
+
+
+def stage_table(result: Result) -> Markup:
+    head = ["stage", "verdict", "worst tensor", "step", "relative L2", "budget", "budget used"]
+    head += ["error ratio", "median ratio", "compared", "unchecked"]
+    rows = []
+    for name in STAGES:
+        if name in result.stages:
+            s = result.stages[name]
+            worst: object = NONE
+            if s.relative_l2:
+                worst = Markup(f"{element('code', s.tensor)} {element('span', f'({s.init})', class_='soft')}")
+            row = [name, element("span", f"{MARKS[s.verdict]} {s.verdict}", class_=s.verdict), worst]
+            row += [s.step if s.relative_l2 else NONE, number(s.relative_l2), number(s.budget), used(s)]
+            rows.append([*row, ratio(s.ratio), ratio(s.median_ratio), f"{s.compared:,}", f"{s.unchecked:,}"])
+    caption = "In order; each stage starts from what PyTorch had before it, so an error shows where it arises."
+    if any(stage.median_ratio is not None for stage in result.stages.values()):
+        caption += " Error ratio: JAX's error against float64, divided by PyTorch's own."
+    return table(caption, head, rows)
+
+
+def worst_tensors(result: Result) -> Iterator[Markup]:
+    """Each tensor at its worst step, nearest to its budget or furthest beyond it first."""
+    worst: dict[int, Comparison] = {}
+    for c in comparisons(result):
+        if c.status != "unchecked" and c.share > 0:
+            known = worst.get(id(c.tensor))
+            worst[id(c.tensor)] = c if known is None or c.share > known.share else known
+    ranked = sorted(worst.values(), key=lambda c: (c.status != "diverges", -c.share))
+    if not ranked:
+        yield element("p", "Every tensor that was compared is equal to the last bit.")
+        return
+    head = ["tensor", "stage", "budget used", "relative L2", "budget", "error ratio", "step", "init", "group"]
+    rows = []
+    for c in ranked[:WORST]:
+        t, wrong = c.tensor, c.status == "diverges"
+        row: list[object] = [element("code", t.tensor), t.stage, f"✗ {share(c.share)}" if wrong else share(c.share)]
+        row += [number(c.relative_l2), number(c.budget), ratio(c.ratio), c.step, t.init, t.group or NONE]
+        rows.append([*row, f"{t.elements:,}", t.note if wrong else NONE])
+    shown = f"{min(len(ranked), WORST)} of {count(len(ranked), 'tensor')}"
+    yield table(f"{shown} with an error above zero, each at its worst step.", [*head, "elements", "note"], rows)
+
+
+def layer_map(result: Result) -> Iterator[Markup]:
+    heat = by_layer(result)
+    yield heat_legend()
+    caption = "Largest part of its budget that any tensor of a layer uses, over steps and initializations."
+    yield heat_table(heat, "layer", caption)
+    if heat.left_out:
+        left_out = count(len(heat.left_out), "layer")
+        yield element("p", f"{left_out} with smaller errors than these {MOST_ROWS} left out; parity.json has all.")
+
+
+def unchecked(result: Result) -> Iterator[Markup]:
+    """What the check could not have seen fail, and why."""
+    rows = []
+    for t in result.tensors:
+        steps = [step for step, status in zip(t.steps, t.status, strict=True) if status == "unchecked"]
+        if steps:
+            which = "all" if len(steps) == len(t.steps) else ", ".join(map(str, steps[:8]))
+            which += ", …" if len(steps) > 8 and which != "all" else ""
+            rows.append([element("code", t.tensor), t.stage, t.init, which, t.note or NONE])
+    if not rows:
+        return
+    caption = f"{count(len(rows), 'tensor')} with comparisons that could not have failed."
+    if len(rows) > MOST_UNCHECKED:
+        caption += f" The first {MOST_UNCHECKED}; parity.json has all."
+    shown = table(caption, ["tensor", "stage", "init", "steps", "why"], rows[:MOST_UNCHECKED])
+    yield section("Unchecked", element("details", element("summary", caption), shown))
+
+
+def repeat(result: Result) -> Iterator[Markup]:
+    if result.command:
+        yield element("pre", element("code", result.command))
+    ran: dict[str, object] = {
+        "model": result.model,
+        "dtype": result.dtype,
+        "steps": result.steps,
+        "seeds": seeds(result),
+        "devices": result.devices,
+        **result.environment,
+    }
+    yield facts("Versions and machine.", ran)
+    if result.config:
+        settings = facts("Every setting of the run.", dict(flat(result.config)))
+        yield element("details", element("summary", "Configuration"), settings)
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested settings by dotted names."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

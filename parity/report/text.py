@@ -1,0 +1,53 @@
+"""Numbers and names as a reader of any report sees them."""
+
+import math
+
+NONE = "–"  # a value that does not apply
+
+
+def printable(text: object) -> str:
+    """Text without what could steer a terminal or reorder a line: such characters appear as their escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def number(x: float | None) -> str:
+    """Two digits: 1.1e-15."""
+    if x is None:
+        return NONE
+    if not math.isfinite(x):
+        return "NaN" if math.isnan(x) else "∞"
+    if x == 0:
+        return "0"
+    digits, exponent = f"{x:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"
+
+
+def ratio(x: float | None) -> str:
+    """err(port) / err(reference): near one for a good port, so two decimals."""
+    return f"{x:.2f}" if x is not None and 0.01 <= x < 1000 else number(x)
+
+
+def share(x: float) -> str:
+    """How much of a budget is used: percent up to all of it, and how many times the budget beyond."""
+    if not math.isfinite(x):
+        return f"× {number(x)}"
+    if x > 1:
+        return f"× {x:.2g}" if x < 100 else f"× {number(x)}"
+    if x == 0:
+        return "0"
+    return "< 0.01 %" if x < 1e-4 else f"{100 * x:.2g} %"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """1 seed, 8 seeds."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def elide(text: str, width: int) -> str:
+    """The start and the end of a text that is too long for a picture."""
+    return text if len(text) <= width else f"{text[: width // 2 - 1]}…{text[len(text) - (width - width // 2) :]}"
