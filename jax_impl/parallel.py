@@ -20,7 +20,7 @@ from jax_impl.chips import chip_of
 from jax_impl.losses import Sums
 from jax_impl.models import Model, flatten
 from jax_impl.muon import Spread, on_every_device
-from jax_impl.step import Batch, State, eval_step, init_state, train_step
+from jax_impl.step import Axes, Batch, State, eval_step, init_state, train_step
 from recipe.config import Config
 from recipe.errors import UserError
 
@@ -31,7 +31,8 @@ class Steps(NamedTuple):
     """The steps, compiled on first use, and how to bring arrays to where they run.
 
     `train` donates its state: the old one is gone after the call. Batches are this process's share of the global
-    one. `global_state` names the same arrays as belonging to all processes, as a checkpoint must see them.
+    one. `global_state` names the same arrays as belonging to all processes, as a checkpoint must see them;
+    `local_params` are parameters that one process can compute with alone.
     """
 
     train: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
@@ -41,6 +42,7 @@ class Steps(NamedTuple):
     place_train_batch: Callable[[dict[str, np.ndarray]], Any]
     place_eval_batch: Callable[[dict[str, np.ndarray]], Any]
     global_state: Callable[[State], State]
+    local_params: Callable[[State], Any]
 
 
 def set_precision(config: Config) -> None:
@@ -70,9 +72,10 @@ def choose_mode(config: Config) -> str:
     return mode
 
 
-def axis_name(mode: str) -> Any:
+def axis_name(mode: str) -> Axes:
     """The mapped axis, or axes, over which the model's BatchNorm takes its statistics; None on one device."""
-    return {"jit": None, "pmap": AXIS, "fsdp": fsdp.make_mesh().axis_names}[mode]
+    axes: dict[str, Axes] = {"jit": None, "pmap": AXIS, "fsdp": fsdp.make_mesh().axis_names}
+    return axes[mode]
 
 
 def spread(mode: str) -> Spread:
@@ -96,6 +99,7 @@ def jit_steps(config: Config, model: Model, optimizer: optax.GradientTransformat
         place_train_batch=jax.device_put,
         place_eval_batch=jax.device_put,
         global_state=lambda state: state,
+        local_params=lambda state: state.params,
     )
 
 
@@ -126,6 +130,7 @@ def pmap_steps(config: Config, model: Model, optimizer: optax.GradientTransforma
         place_train_batch=lambda batch: {name: _split_examples(x, n, axis=1) for name, x in batch.items()},
         place_eval_batch=lambda batch: {name: _split_examples(x, n, axis=0) for name, x in batch.items()},
         global_state=lambda state: multihost_utils.host_local_array_to_global_array(state, everywhere, PartitionSpec()),
+        local_params=lambda state: state.params,
     )
 
 
@@ -158,6 +163,9 @@ def fsdp_steps(config: Config, model: Model, optimizer: optax.GradientTransforma
         place_train_batch=lambda batch: {name: _place_examples(x, mesh, axis=1) for name, x in batch.items()},
         place_eval_batch=lambda batch: {name: _place_examples(x, mesh, axis=0) for name, x in batch.items()},
         global_state=lambda state: state,
+        local_params=lambda state: (
+            multihost_utils.process_allgather(state.params, tiled=True) if jax.process_count() > 1 else state.params
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from jax_impl.schedule import lr_multiplier
 from recipe.config import Config
 
 Batch = dict[str, jax.Array]
+Axes = str | tuple[str, ...] | None  # names of mapped axes
 
 
 class State(NamedTuple):
@@ -93,7 +94,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     state: State,
     batch: Batch,
-    axis_name: str | None = None,
+    axis_name: Axes = None,
     gradients: Callable[..., tuple[Sums, Tree, Tree]] = summed_gradients,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One optimizer step on a batch of A micro-batches, each array (A, B, ...).
@@ -126,7 +127,7 @@ def train_step(
     return State(params, buffers, opt_state, state.step + 1, state.key), metrics
 
 
-def eval_step(model: Model, params: Tree, buffers: Tree, batch: Batch, axis_name: str | None = None) -> Sums:
+def eval_step(model: Model, params: Tree, buffers: Tree, batch: Batch, axis_name: Axes = None) -> Sums:
     """The sums of one batch (B, ...) in eval mode."""
     module = model.bind(params, buffers, train=False)
     sums = loss_sums(forward(module, batch), batch["targets"], batch.get("target_bytes"))

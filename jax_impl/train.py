@@ -4,6 +4,7 @@ Read `main` from top to bottom: config, data, state, step, and the loop around t
 """
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_impl import checkpoint, parallel
+from jax_impl import checkpoint, parallel, processes
 from jax_impl.evaluate import evaluate, metrics
 from jax_impl.generate import sample_text
 from jax_impl.input import eval_batches, train_batches
 from jax_impl.models import flatten, make_model
 from jax_impl.optimizer import make_optimizer, newton_schulz_dtype
-from jax_impl.step import init_state
 from recipe.cli import parse_train_config
 from recipe.config import Config, GPTConfig
 from recipe.data import load_data
@@ -38,13 +38,17 @@ from recipe.run_dir import (
     trim_metrics,
     write_run,
 )
-from recipe.run_log import RunLog
+from recipe.run_log import RunLog, check_trackers
 from recipe.signals import StopRequest
 
 
+@processes.leave_together
 def main(argv: list[str]) -> int:
     config = parse_train_config("python -m jax_impl.train", argv, "jax")
-    run, resumed = Path(config.output.out_dir or ""), config.output.resume
+    processes.initialize(config)
+    run, resumed = Path(processes.text_of_first(config.output.out_dir or "")), config.output.resume
+    rank, count = processes.shard()
+    check_trackers(config)
     parallel.set_precision(config)
 
     data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
@@ -52,29 +56,35 @@ def main(argv: list[str]) -> int:
 
     mode = parallel.choose_mode(config)
     model = make_model(config, parallel.axis_name(mode))
-    optimizer = make_optimizer(config, model.params)
+    optimizer = make_optimizer(config, model.params, parallel.spread(mode))
     steps = parallel.make_steps(config, mode, model, optimizer)
 
     shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}
     weights = initial_weights(shapes, config.train.seed, config.train.init)
-    state = steps.place_state(init_state(model, optimizer, weights, config.train.seed))
+    state = steps.init_state(weights)
     facts = first_facts(config)
 
     saved = checkpoint_steps(run) if resumed else []
-    if not resumed:
-        create_run(run)
-    if not saved:
-        write_run(run, config, data.summary, data.tokenizer)
-    check_data(run, data.summary)
-    lock = lock_run(run)
+
+    def claim_run() -> None:
+        if not resumed:
+            create_run(run)
+        if not saved:
+            write_run(run, config, data.summary, data.tokenizer)
+        check_data(run, data.summary)
+
+    def tidy_run() -> None:
+        trim_metrics(run, saved[-1] if saved else None)
+        remove_unfinished(run)
+
+    processes.first_does(claim_run)
     if saved:
-        state, facts = checkpoint.restore(run, config, state, saved[-1])
-    trim_metrics(run, saved[-1] if saved else None)
-    remove_unfinished(run)
+        state, facts = checkpoint.restore(run, config, steps.global_state(state), saved[-1])
     start = int(state.step)
     if finished(facts, config, start):
-        plot_loss([run], run / "loss.png")
-        print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
+        if rank == 0:
+            plot_loss([run], run / "loss.png")
+            print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
         return 0
     log = RunLog(
         run,
@@ -84,11 +94,12 @@ def main(argv: list[str]) -> int:
         unit="tokens" if data.tokenizer is not None else "examples",
         flops_per_step=flops_per_token(config.model, sequence_len(config)) * units_per_step(config),
         peak_flops=parallel.peak_flops(config),
+        is_main=rank == 0,
     )
 
     def run_evaluation(step: int) -> bool:
         """Log the held-out metrics; True if they are the best so far."""
-        batches = map(steps.place_eval_batch, eval_batches(data.validation, config.train.eval_batches))
+        batches = map(steps.place_eval_batch, eval_batches(data.validation, config.train.eval_batches, rank, count))
         found = metrics(evaluate(lambda batch: steps.evaluate(state, batch), batches))
         if not math.isfinite(found["val_loss"]):
             finite = {name: bool(jnp.isfinite(array).all()) for name, array in flatten(state.params).items()}
@@ -97,30 +108,45 @@ def main(argv: list[str]) -> int:
         return note_evaluation(facts, step, found["val_loss"])
 
     def run_save() -> None:
-        checkpoint.save(manager, state, facts)
-        checkpoint.remove_old(run, config.output.keep_last)
+        checkpoint.save(manager, steps.global_state(state), facts)
+        remove_old()
         log.skip_time()
+
+    def remove_old() -> None:
+        if rank == 0:
+            checkpoint.remove_old(run, config.output.keep_last)
 
     def run_sample(step: int) -> None:
         if isinstance(config.model, GPTConfig) and data.tokenizer is not None:
+            params = steps.local_params(state)
             text = sample_text(
-                model, state.params, config, data.tokenizer, "def ", config.output.sample_tokens, 0.8, config.train.seed
+                model, params, config, data.tokenizer, "def ", config.output.sample_tokens, 0.8, config.train.seed
             )
             log.say(f"sample at step {step}:\n{text}\n")
             log.skip_time()
 
-    with log, StopRequest() as stop, checkpoint.open_manager(run) as manager:
+    with (
+        processes.first_does(lambda: lock_run(run)) or nullcontext(),
+        log,
+        StopRequest() as stop,
+        checkpoint.open_manager(run) as manager,
+    ):
+        processes.first_does(tidy_run)
         describe(log, config, run, mode, data, resumed, start)
         if start == 0:
             run_evaluation(0)
         pending = None  # the metrics of the step before, fetched while this one runs
-        batches = train_batches(data.train, start, config.train.steps)
+        batches = train_batches(data.train, start, config.train.steps, rank, count)
         for step, batch in enumerate(batches, start + 1):
+            asked = processes.agree(lambda: stop.signal)
             state, step_metrics = steps.train(state, steps.place_train_batch(batch))
             record(log, config, model.params, pending)
             pending = (step, step_metrics)
 
-            stopping = stop.signal is not None  # read once: it may come at any time
+            agreed = asked()  # read once: a signal that comes from here on counts at the next step
+            stopping = agreed is not None
+            if stopping:
+                stop.signal = agreed
             last = step == config.train.steps
             evaluating = evaluation_due(config, step)
             saving = due(step, config.output.save_every) or last or stopping
@@ -143,13 +169,13 @@ def main(argv: list[str]) -> int:
             if last or stopping:
                 break
         checkpoint.finish(manager)
-        checkpoint.remove_old(run, config.output.keep_last)
-        plot_loss([run], run / "loss.png")
+        remove_old()
+        if rank == 0:
+            plot_loss([run], run / "loss.png")
         if last:
             log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
         else:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
-    lock.close()
     return stop.exit_code
 
 

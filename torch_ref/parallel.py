@@ -18,20 +18,35 @@ def set_precision(config: Config) -> None:
     torch.set_float32_matmul_precision("medium" if precision == "default" else precision)
 
 
+def initialize(config: Config) -> None:
+    """Join the processes that torchrun started, if it did; call before anything else of this file.
+
+    Raises UserError for flags that belong to jax_impl.
+    """
+    d = config.devices
+    if (d.coordinator, d.num_processes, d.process_id) != (None, None, None):
+        raise UserError(
+            "--coordinator, --num-processes and --process-id are jax_impl's; torch_ref is started on several hosts by "
+            "torchrun --nnodes N --nproc-per-node M -m torch_ref.train ..."
+        )
+    if "RANK" in os.environ:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
 def choose_mode(config: Config) -> str:
     """What `--parallel auto` means here: "jit" for one process, "pmap" for data parallel under torchrun.
 
     Raises UserError for a mode that is not there.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = shard()[1]
     mode = config.devices.parallel
     if mode == "auto":
-        mode = "jit" if processes == 1 else "pmap"
+        mode = "pmap" if dist.is_initialized() else "jit"
     if mode == "fsdp":
         raise UserError("--parallel fsdp is only in jax_impl; pass --parallel pmap (DistributedDataParallel)")
     if mode == "jit" and processes > 1:
         raise UserError(f"--parallel jit is one process, but torchrun started {processes}; pass --parallel pmap")
-    if mode == "pmap" and "RANK" not in os.environ:
+    if mode == "pmap" and not dist.is_initialized():
         raise UserError("--parallel pmap needs torchrun: torchrun --nproc-per-node N -m torch_ref.train ...")
     micro_batch = config.batch_size // config.train.accumulation
     if micro_batch % processes:
@@ -50,11 +65,10 @@ def device() -> torch.device:
 
 
 def wrap(model: nn.Module, mode: str) -> nn.Module:
-    """The model that the step calls. Under DDP each backward averages gradients over the processes."""
+    """The model that the step calls. Under DDP the last backward of a step averages gradients over the processes."""
     if mode == "jit":
         return model
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return DistributedDataParallel(model)
+    return DistributedDataParallel(model, forward_sync_buffers=False)  # BatchNorm's are the same on all already
 
 
 def close() -> None:
@@ -66,6 +80,27 @@ def close() -> None:
 def shard() -> tuple[int, int]:
     """This process's number and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def text_of_first(text: str) -> str:
+    """The first process's text (at most 4,096 bytes), on every process."""
+    if not dist.is_initialized():
+        return text
+    padded = torch.zeros(4096, dtype=torch.uint8)
+    encoded = torch.tensor(list(text.encode()[: len(padded)]), dtype=torch.uint8)
+    padded[: len(encoded)] = encoded
+    padded = padded.to(device())
+    dist.broadcast(padded, 0)
+    return bytes(padded.tolist()).rstrip(b"\0").decode()
+
+
+def agree(number: int | None) -> int | None:
+    """The largest number that any process gives, or None; all processes must ask at the same step."""
+    if not dist.is_initialized():
+        return number
+    largest = torch.tensor(number or 0, device=device())
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest) or None
 
 
 def describe_devices(mode: str) -> str:

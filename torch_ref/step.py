@@ -3,9 +3,12 @@
 Shapes: A micro-steps, B batch, the rest as in the models.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from recipe.config import Config
 from torch_ref.losses import IGNORE, Sums, loss_sums
@@ -45,10 +48,14 @@ def train_step(
     targets = targets.clamp(min=1)
 
     loss = torch.zeros((), dtype=getattr(torch, config.param_dtype), device=targets.device)
-    for number in range(batch["targets"].shape[0]):
+    micro_steps = batch["targets"].shape[0]
+    for number in range(micro_steps):
         micro_batch = {name: tensor[number] for name, tensor in batch.items()}
-        sums = loss_sums(forward(model, micro_batch), micro_batch["targets"])
-        (processes * sums.nats / targets).backward()
+        last = number == micro_steps - 1
+        # Gradients pile up on each process and are averaged once, in the last backward.
+        with nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync():
+            sums = loss_sums(forward(model, micro_batch), micro_batch["targets"])
+            (processes * sums.nats / targets).backward()
         loss += (sums.nats / targets).detach()
     if processes > 1:
         dist.all_reduce(loss)

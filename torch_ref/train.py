@@ -4,6 +4,7 @@ Read `main` from top to bottom: config, data, model, optimizers, and the loop ar
 """
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from recipe.run_dir import (
     trim_metrics,
     write_run,
 )
-from recipe.run_log import RunLog
+from recipe.run_log import RunLog, check_trackers
 from recipe.signals import StopRequest
 from torch_ref import checkpoint, parallel
 from torch_ref.evaluate import evaluate, metrics
@@ -44,7 +45,9 @@ from torch_ref.step import eval_step, train_step
 
 def main(argv: list[str]) -> int:
     config = parse_train_config("python -m torch_ref.train", argv, "torch")
-    run, resumed = Path(config.output.out_dir or ""), config.output.resume
+    parallel.initialize(config)
+    run, resumed = Path(parallel.text_of_first(config.output.out_dir or "")), config.output.resume
+    check_trackers(config)
     parallel.set_precision(config)
 
     data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
@@ -68,12 +71,8 @@ def main(argv: list[str]) -> int:
         if not saved:
             write_run(run, config, data.summary, data.tokenizer)
         check_data(run, data.summary)
-        lock = lock_run(run)
     if saved:
         facts = checkpoint.restore(run, config, model, optimizers, saved[-1])
-    if rank == 0:
-        trim_metrics(run, saved[-1] if saved else None)
-        remove_unfinished(run)
     start = saved[-1] if saved else 0
     if finished(facts, config, start):
         if rank == 0:
@@ -121,7 +120,10 @@ def main(argv: list[str]) -> int:
             log.say(f"sample at step {step}:\n{text}\n")
             log.skip_time()
 
-    with log, StopRequest() as stop:
+    with lock_run(run) if rank == 0 else nullcontext(), log, StopRequest() as stop:
+        if rank == 0:
+            trim_metrics(run, saved[-1] if saved else None)
+            remove_unfinished(run)
         describe(log, config, run, mode, data, resumed, start)
         model.train()
         if start == 0:
@@ -131,7 +133,8 @@ def main(argv: list[str]) -> int:
             step_metrics = train_step(config, wrapped, optimizers, step - 1, place(batch))
             record(log, config, model, step, step_metrics)
 
-            stopping = stop.signal is not None  # read once: it may come at any time
+            stop.signal = parallel.agree(stop.signal)  # read once: it may come at any time
+            stopping = stop.signal is not None
             last = step == config.train.steps
             evaluating = evaluation_due(config, step)
             saving = due(step, config.output.save_every) or last or stopping
@@ -156,8 +159,6 @@ def main(argv: list[str]) -> int:
         else:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
     parallel.close()
-    if rank == 0:
-        lock.close()
     return stop.exit_code
 
 

@@ -43,7 +43,7 @@ class Model(NamedTuple):
         return _tree(nnx.state(module, nnx.BatchStat))
 
 
-def make_model(config: Config, axis_name: str | None = None) -> Model:
+def make_model(config: Config, axis_name: str | tuple[str, ...] | None = None) -> Model:
     """The model that a configuration asks for; its sizes must be filled in. No array is allocated.
 
     axis_name: the mapped axis over which BatchNorm takes its statistics under pmap.

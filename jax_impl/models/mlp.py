@@ -3,6 +3,8 @@
 Shapes: B batch, F features, D hidden units, K classes.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,7 +21,7 @@ class BatchNorm(nnx.BatchNorm):
     n/(n-1) as large (torch.nn.BatchNorm1d), Flax the biased one; only evaluation shows the difference.
     """
 
-    def __init__(self, config: MLPConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, axis_name: str | None):
+    def __init__(self, config: MLPConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, axis_name: Any):
         super().__init__(
             config.hidden,
             momentum=1 - config.batch_norm_momentum,  # torch's weighs the new value, Flax's the old
@@ -50,7 +52,7 @@ class MLP(nnx.Module):
     the gradient's size, would turn that noise into updates.
     """
 
-    def __init__(self, config: MLPConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, axis_name: str | None = None):
+    def __init__(self, config: MLPConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, axis_name: Any = None):
         assert config.features is not None
         assert config.classes is not None
         self.fc1 = Linear(config.features, config.hidden, bias=False, param_dtype=param_dtype)

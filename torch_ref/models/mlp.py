@@ -4,18 +4,56 @@ Shapes: B batch, F features, D hidden units, K classes.
 """
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from recipe.config import MLPConfig
 from torch_ref.models.layers import Linear
 
 
+class AllSum(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient, since each process has a loss of its own."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
 class BatchNorm(nn.BatchNorm1d):
-    """torch.nn.BatchNorm1d, computed in float32 or wider."""
+    """torch.nn.BatchNorm1d, computed in float32 or wider; over several processes, statistics of the whole batch.
+
+    torch.nn.SyncBatchNorm would do that, but on GPUs only.
+    """
 
     def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
         """x (B, D) -> (B, D) in the type of x; in train mode updates `running_mean` and `running_var`."""
-        return super().forward(x_BD.to(self.weight.dtype)).to(x_BD.dtype)
+        wide_BD = x_BD.to(self.weight.dtype)
+        if self.training and dist.is_initialized():
+            return self._over_processes(wide_BD).to(x_BD.dtype)
+        return super().forward(wide_BD).to(x_BD.dtype)
+
+    def _over_processes(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """The same number of examples on each process; Bessel's n/(n-1) counts them all."""
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        n = len(x_BD) * dist.get_world_size()
+        mean_D = AllSum.apply(x_BD.sum(0)) / n
+        var_D = AllSum.apply((x_BD - mean_D).square().sum(0)) / n
+        with torch.no_grad():
+            self.running_mean.lerp_(mean_D, self.momentum)
+            self.running_var.lerp_(var_D * n / (n - 1), self.momentum)
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        return (x_BD - mean_D) * (var_D + self.eps).rsqrt() * self.weight + self.bias
 
 
 class Dropout(nn.Dropout):
