@@ -9,6 +9,7 @@ import jax
 from parity.environment import environment
 from parity.jax_side import JaxSide
 from parity.ledger import INITS, Key, Ledger
+from parity.leg import check_in_child
 from parity.record import Named
 from parity.reference import Reference, make_reference
 from parity.result import Curve, Result
@@ -31,6 +32,9 @@ from recipe.resolve import fill_in
 MakeReference = Callable[[Config, Data, str, bool], Reference]
 
 
+SEEDS = 8  # in float32 and bfloat16
+
+
 @dataclass(frozen=True)
 class Request:
     """What to check: `config` fixes model, data, optimizer, dtype, steps and first seed.
@@ -43,6 +47,19 @@ class Request:
     seeds: int = 1
     devices: int = 1
     inits: Sequence[str] = INITS
+
+
+def check(request: Request) -> Result:
+    """The check: in float64 on one device here, otherwise in a process where JAX is set up for it from the start.
+
+    Raises UserError if the configuration cannot run.
+    """
+    micro_batch = request.config.batch_size // request.config.train.accumulation
+    if micro_batch % request.devices:
+        raise UserError(f"the {micro_batch} examples of a micro-step cannot be divided by {request.devices} devices")
+    if request.config.train.dtype == "float64" and request.devices == 1:
+        return check_here(request)
+    return check_in_child(request)
 
 
 def check_here(request: Request, reference_of: MakeReference = make_reference) -> Result:

@@ -1,0 +1,8 @@
+"""`python -m parity`: see `parity.cli`."""
+
+import sys
+
+from parity.cli import main
+from recipe.errors import run_command
+
+sys.exit(run_command(main))

@@ -1,0 +1,104 @@
+"""The command line: `python -m parity check|faults|shapes|convert`."""
+
+import argparse
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from recipe.config import MODELS
+from recipe.errors import UserError
+
+DTYPES = ("float64", "float32", "bfloat16")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are UserErrors: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 all agrees, 1 something does not, 2 bad input (by `recipe.errors.run_command`)."""
+    args = make_parser().parse_args(argv)
+    return args.run(args)
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="python -m parity", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    check = commands.add_parser("check", help="compare the two implementations of a model, stage by stage")
+    check.add_argument(
+        "model", nargs="?", default="gpt", metavar="MODEL", help=f"one of {', '.join(MODELS)}; gpt when left out"
+    )
+    check.add_argument("--dtype", choices=DTYPES, default="float64", help="type of the computation (default float64)")
+    check.add_argument("--steps", type=int, default=10, metavar="N", help="training steps, at least 3 (default 10)")
+    check.add_argument("--seed", type=int, default=0, metavar="S", help="of weights, data and masks (default 0)")
+    check.add_argument("--devices", type=int, default=1, metavar="N", help="CPU devices for the JAX step (default 1)")
+    check.add_argument("--out-dir", metavar="DIR", help="folder for the reports (default parity-report)")
+    check.set_defaults(run=run_check)
+
+    faults = commands.add_parser("faults", help="inject known porting faults one by one and see where each is caught")
+    faults.add_argument("--model", choices=tuple(MODELS), help="only the faults of one model (default all)")
+    faults.add_argument("--only", metavar="NAME", help="only one fault")
+    faults.add_argument("--out-dir", metavar="DIR", help="folder for the reports (default parity-report)")
+    faults.set_defaults(run=run_faults)
+
+    shapes = commands.add_parser("shapes", help="the flow of shapes through both frameworks, from batch to loss")
+    shapes.add_argument(
+        "model", nargs="?", default="gpt", metavar="MODEL", help=f"one of {', '.join(MODELS)}; gpt when left out"
+    )
+    shapes.set_defaults(run=run_shapes)
+
+    convert = commands.add_parser("convert", help="a run or a checkpoint of one format into another")
+    convert.add_argument("source", metavar="SOURCE_DIR")
+    convert.add_argument("out", metavar="OUT_DIR", help="a new or empty folder")
+    convert.add_argument("--from", dest="from_format", metavar="FORMAT", help="jax, torch, safetensors, hf or nanochat")
+    convert.add_argument("--to", dest="to_format", metavar="FORMAT", help="the other framework when left out")
+    convert.add_argument("--step", type=int, metavar="N", help="the checkpoint to take (default the newest)")
+    convert.set_defaults(run=run_convert)
+    return parser
+
+
+def run_check(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from parity.check import SEEDS, Request, check
+    from parity.output import open_folder
+    from parity.report import print_report, write_report
+    from parity.subjects import subject
+
+    if args.devices < 1:
+        raise UserError(f"--devices is {args.devices}; it must be at least 1")
+    config = subject(args.model, args.dtype, args.steps, args.seed)
+    folder = open_folder(args.out_dir)
+    result = check(Request(config, seeds=1 if args.dtype == "float64" else SEEDS, devices=args.devices))
+    command = ["python", "-m", "parity", "check", args.model, "--dtype", args.dtype, "--steps", str(args.steps)]
+    command += ["--seed", str(args.seed), *(["--devices", str(args.devices)] if args.devices > 1 else [])]
+    result = replace(result, command=shlex.join(command))
+    print_report(result, Console(), write_report(result, folder))
+    return 0 if result.verdict == "agrees" else 1
+
+
+def run_faults(args: argparse.Namespace) -> int:
+    from parity.faults.run import run_catalogue
+    from parity.output import open_folder
+
+    return run_catalogue(args.model, args.only, open_folder(args.out_dir))
+
+
+def run_shapes(args: argparse.Namespace) -> int:
+    from parity.shapes import print_shapes
+
+    print_shapes(args.model)
+    return 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    from parity.convert import convert
+
+    convert(Path(args.source), Path(args.out), args.from_format, args.to_format, args.step)
+    print(f"wrote {args.out}")
+    return 0

@@ -1,0 +1,38 @@
+"""Where reports go: a folder that is new, empty, or holds reports of ours already."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from recipe.errors import UserError
+from recipe.run_dir import write_atomically
+
+DEFAULT = Path("parity-report")
+OURS = ("parity.json", "faults.json")
+
+
+def open_folder(out_dir: str | None) -> Path:
+    """The folder to write to, made if need be; parity-report when none is given.
+
+    Raises UserError for one that cannot be written or that holds something else.
+    """
+    folder = DEFAULT if out_dir is None else Path(out_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise UserError(f"cannot use --out-dir {folder}: {error.strerror}; pass another") from error
+    if held and not any(name in OURS for name in held):
+        raise UserError(f"{folder} holds {held[0]} and no report; pass --out-dir with a new folder")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to --out-dir {folder}; pass another")
+    return folder
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Whole or not at all. Raises UserError if the disk will not take it."""
+    try:
+        write_atomically(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; make room, or pass another --out-dir") from error
