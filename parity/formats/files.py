@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def read_torch(path: Path) -> Any:
     Raises UserError if it is anything else, or damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about an old form of pickle: one line is to be said, ours
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is damaged, or holds more than tensors and would run code; it is not read") from None
     except FileNotFoundError:

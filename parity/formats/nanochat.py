@@ -166,7 +166,7 @@ def upstream_settings(sizes: Mapping[str, int], user: Mapping[str, Any]) -> Conf
     }
     given = next((name for name, value in horizons.items() if value > 0), None)
     train = replace(base.train, batch_tokens=tokens, accumulation=tokens // rows if tokens % rows == 0 else 1)
-    train = replace(train, tokens_per_parameter=None, **({given: horizons[given]} if given else {}))
+    train = replace(train, **{"tokens_per_parameter": None, **({given: horizons[given]} if given else {})})
     data = CorpusConfig(sequence_len=sizes["sequence_len"], tokenizer="bpe", bpe_vocab_size=sizes["vocab_size"])
     return replace(base, data=data, optimizer=optimizer, train=train)
 
