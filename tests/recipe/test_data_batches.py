@@ -119,6 +119,22 @@ def test_validation_is_the_held_out_stream_in_order_and_scores_each_token_once(t
         np.testing.assert_array_equal(batch["target_bytes"], (batch["targets"] >= 0) & (batch["targets"] != 255))
 
 
+def test_validation_counts_the_bytes_of_every_target_under_bpe_too(tmp_path):
+    texts = corpora.documents(60)
+    options = {"tokenizer": "bpe", "bpe_vocab_size": 300}
+    data = corpora.load(corpora.write(tmp_path / "corpus", texts), **options)
+    masked = corpora.load(tmp_path / "corpus", masked_targets=0.4, **options)
+    assert data.tokenizer.token_bytes[-1] > 1, "an index of -1 would not be seen"
+    counted = 0
+    for number in range(data.validation.batches):
+        batch, other = data.validation.batch(number), masked.validation.batch(number)
+        counted += int(batch["target_bytes"].sum())
+        assert not batch["target_bytes"][batch["targets"] == -1].any()
+        kept = other["targets"] != -1
+        np.testing.assert_array_equal(other["target_bytes"], np.where(kept, batch["target_bytes"], 0))
+    assert counted == len("".join(texts[19::20]).encode())
+
+
 def test_every_array_has_the_type_that_the_trainers_expect(folder):
     text, table = sources(folder, "text"), sources(folder, "table")
     types = {

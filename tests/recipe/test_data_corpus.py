@@ -119,8 +119,9 @@ def test_many_files_hold_out_every_20th_file_with_all_its_documents(tmp_path):
         ("世界" * 1000 + "x", None),  # the cut falls inside a character
         ("first\n" * 60_000, None),  # several pieces
         ("世" * 150_000, None),
+        ("x" * (20 * PIECE), "x" * PIECE),  # the cut falls between two pieces
     ],
-    ids=["lines", "no-lines", "early-line", "wide-characters", "long-lines", "long-wide"],
+    ids=["lines", "no-lines", "early-line", "wide-characters", "long-lines", "long-wide", "between-pieces"],
 )
 def test_one_text_holds_out_its_last_twentieth(tmp_path, text, held_out):
     path = tmp_path / "book.txt"
@@ -172,6 +173,14 @@ def test_no_held_out_text_is_trained_on(tmp_path, count):
 def _row(data, row: int) -> list[int]:
     stream = data.train.stream.open()
     return stream[8 * row : 8 * row + 8].tolist()
+
+
+def test_bpe_is_trained_on_no_held_out_text(tmp_path):
+    texts = ["trained " * 50] * 40
+    texts[19] = texts[39] = "WQ" * 500
+    data = corpora.load(corpora.write(tmp_path / "folder", texts), tokenizer="bpe", bpe_vocab_size=300)
+    assert len(data.tokenizer.encode("trained")) == 1
+    assert len(data.tokenizer.encode("WQWQ")) == 4
 
 
 def test_python_files_are_decoded_as_they_declare(tmp_path):
