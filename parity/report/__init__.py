@@ -4,21 +4,24 @@ parity.json   the result, as `parity.result` describes it
 report.html   one file with everything a reader needs, that opens offline
 losses.png    both frameworks' losses, their difference, envelope and budget; absent where no run was compared
 errors.png    heat map of error by layer and stage
+
+Those of injected faults, faults.json, faults.html and faults.png, are in `parity.report.faults`.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+from parity.report.faults import print_fault_matrix, write_fault_report
 from parity.report.figures import heat_png, losses_png
-from parity.report.heat import by_layer
+from parity.report.heat import LEVELS, by_layer
 from parity.report.page import report_page
 from parity.report.terminal import print_report
 from parity.result import Result
 from recipe.errors import UserError
 from recipe.run_dir import write_atomically
 
-__all__ = ["print_report", "write_report"]
+__all__ = ["print_fault_matrix", "print_report", "write_fault_report", "write_report"]
 
 
 def write_report(result: Result, out_dir: Path | str) -> list[Path]:
@@ -31,7 +34,7 @@ def write_report(result: Result, out_dir: Path | str) -> list[Path]:
     files: dict[str, Callable[[], bytes | str]] = {
         "parity.json": lambda: json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n",
         "report.html": lambda: report_page(result),
-        "errors.png": lambda: heat_png(by_layer(result), title),
+        "errors.png": lambda: heat_png(by_layer(result), title, dict(enumerate(LEVELS))),
         **({"losses.png": lambda: losses_png(result)} if result.curves else {}),
     }
     try:

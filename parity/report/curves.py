@@ -1,17 +1,18 @@
 """Loss curves of a check: both frameworks overlaid, and their difference beside the envelope on a log axis."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parity.report.markup import Markup, element
-from parity.report.svg import Series, chart, largest
-from parity.report.text import count
-from parity.result import Curve, Result
+from parity.report.svg import Series, chart
+from parity.report.text import NONE, number
+from parity.result import Curve, Result, ratio_to_budget
 
 
 @dataclass(frozen=True)
 class Figure:
-    """All runs from one initialization, one for each seed."""
+    """The run from one initialization that comes nearest to its budget, of all seeds."""
 
     init: str
     losses: list[Series]
@@ -32,36 +33,48 @@ NAMES = {
 
 def figures(result: Result) -> list[Figure]:
     """One figure for each initialization."""
-    return [
-        figure(init, [c for c in result.curves if c.init == init])
-        for init in dict.fromkeys(curve.init for curve in result.curves)
+    of_init: dict[str, list[Curve]] = {}
+    for curve in result.curves:
+        of_init.setdefault(curve.init, []).append(curve)  # in the order of their seeds
+    return [figure(init, curves, result.seed) for init, curves in of_init.items()]
+
+
+def figure(init: str, curves: Sequence[Curve], first_seed: int) -> Figure:
+    number_of, c = max(enumerate(curves), key=lambda item: nearness(item[1]))
+    which = f"seed {first_seed + number_of}, of {len(curves)} the nearest to its budget" if len(curves) > 1 else ""
+    losses = [
+        Series(NAMES["reference"], "reference", c.steps, c.reference_loss),
+        Series(NAMES["port"], "port", c.steps, c.port_loss),
     ]
-
-
-def figure(init: str, curves: Sequence[Curve]) -> Figure:
-    def series(style: str, x: str, y: str, area: bool = False, points: bool = False) -> list[Series]:
-        return [Series(NAMES[style], style, getattr(c, x), getattr(c, y), area, points) for c in curves]
-
     errors = [
-        *series("envelope", "steps", "envelope", area=True),
-        *series("limit", "steps", "free_budget"),
-        *series("free", "steps", "free_error"),
-        *series("anchored", "anchored_steps", "anchored_error", points=True),
-        *series("own", "anchored_steps", "anchored_envelope", points=True),
+        Series(NAMES["envelope"], "envelope", c.steps, c.envelope, area=True),
+        Series(NAMES["limit"], "limit", c.steps, c.free_budget),
+        Series(NAMES["free"], "free", c.steps, c.free_error),
+        Series(NAMES["anchored"], "anchored", c.anchored_steps, c.anchored_error, points=True),
+        Series(NAMES["own"], "own", c.anchored_steps, c.anchored_envelope, points=True),
     ]
-    worst = {style: most([s for s in errors if s.style == style]) for style in ("free", "anchored", "envelope")}
-    return Figure(
-        init,
-        [*series("reference", "steps", "reference_loss"), *series("port", "steps", "port_loss")],
-        errors,
-        f"From the {init} initialization, {count(len(curves), 'seed')}. Largest relative difference of the losses: "
-        f"free-running {worst['free']}, anchored {worst['anchored']}; widest envelope {worst['envelope']}.",
+    caption = (
+        f"From the {init} initialization{f' ({which})' if which else ''}. Largest relative difference of the losses: "
+        f"free-running {most(c.steps, c.free_error)}, anchored {most(c.anchored_steps, c.anchored_error)}; "
+        f"widest envelope {most(c.steps, c.envelope)}."
     )
+    if not all(math.isfinite(y) for s in losses + errors for y in s.y):
+        caption += " A cross at the top edge stands for a value that is not finite."
+    return Figure(init, losses, errors, caption)
 
 
-def most(series: Sequence[Series]) -> str:
-    pairs = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True)]
-    return largest([x for x, _ in pairs], [y for _, y in pairs])
+def nearness(curve: Curve) -> float:
+    """How much of its budget the free run uses at most; not a number is beyond any budget."""
+    used = [ratio_to_budget(e, b) for e, b in zip(curve.free_error, curve.free_budget, strict=True)]
+    return max((math.inf if math.isnan(x) else x for x in used), default=0.0)
+
+
+def most(x: Sequence[float], y: Sequence[float]) -> str:
+    """Where a series is largest."""
+    if not y:
+        return NONE
+    at = max(range(len(y)), key=lambda i: math.inf if math.isnan(y[i]) else y[i])
+    return f"{number(y[at])} at step {x[at]}"
 
 
 def drawn(figure: Figure) -> Markup:

@@ -12,13 +12,15 @@ from parity.result import STAGES, Result, Status, TensorResult, ratio_to_budget
 
 WHOLE = "whole model"  # the row of what belongs to no layer: losses, rates, counters
 MOST_ROWS = 40
+FEWEST_ROWS = 5  # a coarser table than this says too little
 MOST_COLUMNS = 12
 
-# Upper bounds of the levels within budget, of which the first is exact equality; above them comes OVER.
+# Upper bounds of the levels within budget, of which the first is exact equality.
 BOUNDS = (0.0, 1e-3, 1e-2, 1e-1, 1.0)
-OVER = len(BOUNDS)
-LEVELS = ("0: equal", "< 0.1 %", "< 1 %", "< 10 %", "≤ 100 %", "over budget")
+LEVELS = ("0: equal", "≤ 0.1 %", "≤ 1 %", "≤ 10 %", "≤ 100 %", "✗ over budget", "? unchecked")
+OVER, UNCHECKED = 5, 6
 
+_SEPARATOR = re.compile(r"([./])")
 _MARKS = re.compile(r"( \[\d+\]| #\d+| \((carried|anchored)\))+$")
 
 
@@ -41,23 +43,22 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
+    """Colour and text say the same."""
+
     value: float  # relative_l2 / budget
-    status: Status
+    level: int  # index into LEVELS
+    text: str
     detail: str  # the worst comparison, in words
 
-    @property
-    def level(self) -> int:
-        """Index into LEVELS."""
-        if self.status == "diverges":
-            return OVER
-        return next((i for i, bound in enumerate(BOUNDS) if self.value <= bound), OVER)
 
-    @property
-    def text(self) -> str:
-        """What the colour says, and how much of it."""
-        if self.status == "unchecked":
-            return "?"
-        return f"✗ {share(self.value)}" if self.level == OVER else share(self.value)
+def judged(value: float, status: Status, detail: str) -> Cell:
+    """A cell that shows how much of its budget an error uses."""
+    if status == "unchecked":
+        return Cell(value, UNCHECKED, "?", detail)
+    if status == "diverges":
+        return Cell(value, OVER, f"✗ {share(value)}", detail)
+    level = next((i for i, bound in enumerate(BOUNDS) if value <= bound), OVER - 1)  # 1 + rounding is within budget
+    return Cell(value, level, share(value), detail)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def by_step(result: Result) -> HeatMap:
             if values:
                 worst = max(values, key=lambda step: values[step])
                 status: Status = "diverges" if values[worst] > 1 else "agrees"
-                cells[stage, name[span[0]]] = Cell(values[worst], status, f"step {worst}")
+                cells[stage, name[span[0]]] = judged(values[worst], status, f"step {worst}")
     return HeatMap([stage for stage in STAGES if stage in result.stages], list(name.values()), cells)
 
 
@@ -113,34 +114,45 @@ def cell(group: list[Comparison]) -> Cell:
     """The worst of a group; unchecked where none of it was checked."""
     checked = [c for c in group if c.status != "unchecked"]
     if not checked:
-        return Cell(0.0, "unchecked", f"{len(group)} unchecked: {printable(group[0].tensor.note) or 'below the noise'}")
+        return judged(
+            0.0, "unchecked", f"{len(group)} unchecked: {printable(group[0].tensor.note) or 'below the noise'}"
+        )
     worst = max(checked, key=lambda c: (c.status == "diverges", c.share))
     t = worst.tensor
     error = printable(t.note) if t.note and worst.status == "diverges" else f"relative L2 {number(worst.relative_l2)}"
-    return Cell(worst.share, worst.status, f"{printable(t.tensor)}, step {worst.step}, {t.init}: {error}")
+    return judged(worst.share, worst.status, f"{printable(t.tensor)}, step {worst.step}, {t.init}: {error}")
 
 
 def layers(tensors: list[TensorResult]) -> dict[tuple[str, str], str]:
     """(stage, tensor) -> layer, in the order of execution.
 
     A layer is a module that has an activation, or that owns a parameter. Where these are too many for a table, their
-    dotted paths are cut to the same number of parts, as many as leave no more than MOST_ROWS.
+    paths are cut to the same number of parts.
     """
-    modules = dict.fromkeys(bare(t.tensor) for t in tensors if t.stage == "activations")
-    parameters = {bare(t.tensor) for t in tensors if t.stage == "weights"}
-    paths = {}
+    modules = {about(t) for t in tensors if t.stage == "activations"}
+    parameters = {about(t) for t in tensors if t.stage == "weights"}
+    paths: dict[tuple[str, str], list[str]] = {}
     for t in sorted(tensors, key=lambda t: t.stage != "activations"):
-        name = bare(t.tensor)
-        if name in modules:
-            paths[t.stage, t.tensor] = name.split(".")
-        elif name in parameters:
-            paths[t.stage, t.tensor] = name.split(".")[:-1] or [name]
-    depths = range(max(map(len, paths.values()), default=1), 0, -1)
-    depth = next((d for d in depths if len({tuple(p[:d]) for p in paths.values()}) <= MOST_ROWS), 1)
-    found = {at: printable(".".join(path[:depth])) for at, path in paths.items()}
+        name = about(t)
+        if t.stage == "update" and name not in parameters:
+            name = name.partition("/")[2]  # momentum/h.0.weight
+        if name in modules or name in parameters:
+            parts = _SEPARATOR.split(name)
+            paths[t.stage, t.tensor] = parts if name in modules or len(parts) == 1 else parts[:-2]
+    length = chosen_length(list(paths.values()))
+    found = {at: printable("".join(path[:length])) for at, path in paths.items()}
     return found | {(t.stage, t.tensor): WHOLE for t in tensors if (t.stage, t.tensor) not in found}
 
 
-def bare(tensor: str) -> str:
-    """The module or parameter that a tensor's name is about: "d h.0 [1]" and "momentum/h.0" are about h.0."""
-    return _MARKS.sub("", tensor).removeprefix("d ").rpartition("/")[2]
+def about(t: TensorResult) -> str:
+    """The name of the module or parameter that a tensor's name holds."""
+    name = _MARKS.sub("", t.tensor)
+    return name.removeprefix("d ") if t.stage == "gradients" else name
+
+
+def chosen_length(paths: list[list[str]]) -> int:
+    """To how many items paths are cut: as many as leave no more than MOST_ROWS, unless they leave too few rows."""
+    lengths = range(1, max(map(len, paths), default=1) + 1, 2)  # names and separators alternate
+    rows = {length: len({tuple(path[:length]) for path in paths}) for length in lengths}
+    fitting = max((length for length in lengths if rows[length] <= MOST_ROWS), default=1)
+    return fitting + 2 if rows[fitting] < FEWEST_ROWS and fitting + 2 in rows else fitting

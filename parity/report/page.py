@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from parity.report import curves
-from parity.report.heat import MOST_ROWS, Comparison, by_layer, by_step, comparisons
-from parity.report.markup import Markup, element
+from parity.report.heat import LEVELS, MOST_ROWS, Comparison, by_layer, by_step, comparisons
+from parity.report.markup import Markup, element, join
 from parity.report.tables import facts, heat_legend, heat_table, page, section, table
-from parity.report.terminal import MARKS, seeds, used
+from parity.report.terminal import MARKS, seeds, stage_numbers
 from parity.report.text import NONE, count, duration, number, ratio, share
 from parity.result import STAGES, Result
 
@@ -17,18 +17,19 @@ MOST_UNCHECKED = 60
 
 def report_page(result: Result) -> str:
     """The whole page."""
-    return page(
-        f"Parity of {result.model} in {result.dtype}: {result.verdict}",
-        *head(result),
-        *first_divergence(result),
-        section("Stages", stage_table(result)),
-        section("Worst tensors", *worst_tensors(result)),
-        section("Error by layer and stage", *layer_map(result)),
-        section("Error by step", heat_table(by_step(result), "stage", "Largest part of its budget used at a step.")),
-        section("Losses", *(curves.drawn(figure) for figure in curves.figures(result))) if result.curves else Markup(),
-        *unchecked(result),
-        section("Repeat it", *repeat(result)),
-    )
+    title = f"Parity of {result.model} in {result.dtype}: {result.verdict}"
+    found = what_was_found(result) if result.tensors else [element("p", "Nothing was compared.")]
+    return page(title, *head(result), *first_divergence(result), *found, section("Repeat it", *repeat(result)))
+
+
+def what_was_found(result: Result) -> Iterator[Markup]:
+    yield section("Stages", stage_table(result))
+    yield section("Worst tensors", *worst_tensors(result))
+    yield section("Error by layer and stage", *layer_map(result))
+    yield section("Error by step", heat_table(by_step(result), "stage", "Largest part of its budget used at a step."))
+    if result.curves:
+        yield section("Losses", *(curves.drawn(figure) for figure in curves.figures(result)))
+    yield from unchecked(result)
 
 
 def head(result: Result) -> Iterator[Markup]:
@@ -68,22 +69,20 @@ def first_divergence(result: Result) -> Iterator[Markup]:
 
 
 def stage_table(result: Result) -> Markup:
-    head = ["stage", "verdict", "worst tensor", "step", "relative L2", "budget", "budget used"]
-    head += ["error ratio", "median ratio", "compared", "unchecked"]
     rows = []
     for name in STAGES:
         if name in result.stages:
             s = result.stages[name]
+            verdict = element("span", f"{MARKS[s.verdict]} {s.verdict}", class_=s.verdict)
             worst: object = NONE
             if s.relative_l2:
-                worst = Markup(f"{element('code', s.tensor)} {element('span', f'({s.init})', class_='soft')}")
-            row = [name, element("span", f"{MARKS[s.verdict]} {s.verdict}", class_=s.verdict), worst]
-            row += [s.step if s.relative_l2 else NONE, number(s.relative_l2), number(s.budget), used(s)]
-            rows.append([*row, ratio(s.ratio), ratio(s.median_ratio), f"{s.compared:,}", f"{s.unchecked:,}"])
+                worst = join([element("code", s.tensor), " ", element("span", f"({s.init})", class_="soft")])
+            rows.append([name, verdict, worst, *stage_numbers(s).values()])
     caption = "In order; each stage starts from what PyTorch had before it, so an error shows where it arises."
     if any(stage.median_ratio is not None for stage in result.stages.values()):
         caption += " Error ratio: JAX's error against float64, divided by PyTorch's own."
-    return table(caption, head, rows)
+    head = ["step", "relative L2", "budget", "budget used", "error ratio", "median ratio", "compared", "unchecked"]
+    return table(caption, ["stage", "verdict", "worst tensor", *head], rows)
 
 
 def worst_tensors(result: Result) -> Iterator[Markup]:
@@ -95,7 +94,7 @@ def worst_tensors(result: Result) -> Iterator[Markup]:
             worst[id(c.tensor)] = c if known is None or c.share > known.share else known
     ranked = sorted(worst.values(), key=lambda c: (c.status != "diverges", -c.share))
     if not ranked:
-        yield element("p", "Every tensor that was compared is equal to the last bit.")
+        yield element("p", "Whatever was compared is equal to the last bit.")
         return
     head = ["tensor", "stage", "budget used", "relative L2", "budget", "error ratio", "step", "init", "group"]
     rows = []
@@ -103,14 +102,14 @@ def worst_tensors(result: Result) -> Iterator[Markup]:
         t, wrong = c.tensor, c.status == "diverges"
         row: list[object] = [element("code", t.tensor), t.stage, f"✗ {share(c.share)}" if wrong else share(c.share)]
         row += [number(c.relative_l2), number(c.budget), ratio(c.ratio), c.step, t.init, t.group or NONE]
-        rows.append([*row, f"{t.elements:,}", t.note if wrong else NONE])
+        rows.append([*row, f"{t.elements:,}", (wrong and t.note) or NONE])
     shown = f"{min(len(ranked), WORST)} of {count(len(ranked), 'tensor')}"
     yield table(f"{shown} with an error above zero, each at its worst step.", [*head, "elements", "note"], rows)
 
 
 def layer_map(result: Result) -> Iterator[Markup]:
     heat = by_layer(result)
-    yield heat_legend()
+    yield heat_legend(dict(enumerate(LEVELS)))
     caption = "Largest part of its budget that any tensor of a layer uses, over steps and initializations."
     yield heat_table(heat, "layer", caption)
     if heat.left_out:

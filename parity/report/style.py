@@ -46,7 +46,8 @@ th, td { white-space: nowrap; }
 tbody th, td.words, .facts td { white-space: normal; overflow-wrap: anywhere; min-width: 10rem; }
 tbody th { font-weight: 600; min-width: 8.5rem; background: var(--page); }
 .number { text-align: right; }
-caption span { position: sticky; left: 0.6rem; display: inline-block; white-space: normal; max-width: min(100%, 80vw); }
+caption span { position: sticky; left: 0.6rem; display: inline-block; white-space: normal; }
+caption span { min-width: min(24rem, 72vw); max-width: 80vw; }
 .scroll tbody th { position: sticky; left: 0; max-width: 45vw; }
 .heat td, .heat thead th + th { text-align: right; border-left: 1px solid var(--rule); }
 .heat0 { background: var(--heat0); } .heat1 { background: var(--heat1); } .heat2 { background: var(--heat2); }

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parity.report.markup import Markup, element
-from parity.report.text import number
 
-WIDTH, HEIGHT = 400, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 388, 12, 222  # of the plot's area
+WIDTH, HEIGHT = 440, 270
+LEFT, RIGHT, TOP, BOTTOM = 56, 428, 12, 232  # of the plot's area
 FEW = 20  # points that are marked one by one
 
 
@@ -139,11 +138,3 @@ def right(across: Axis, x: float) -> float:
 
 def down(axis: Axis, y: float) -> float:
     return round(BOTTOM - axis.place(y) * (BOTTOM - TOP), 1)
-
-
-def largest(x: Sequence[float], y: Sequence[float]) -> str:
-    """Where a series is largest, for its caption."""
-    if not y:
-        return "none"
-    at = max(range(len(y)), key=lambda i: y[i] if y[i] == y[i] else math.inf)
-    return f"{number(y[at])} at step {x[at]}"

@@ -1,8 +1,8 @@
 """The parts that pages are made of: the frame, tables in boxes that scroll, heat maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from parity.report.heat import LEVELS, OVER, HeatMap
+from parity.report.heat import HeatMap
 from parity.report.markup import Markup, element, join
 from parity.report.style import STYLE
 from parity.report.text import NONE
@@ -75,8 +75,7 @@ def heat_table(heat: HeatMap, corner: str, caption: str) -> Markup:
             if cell is None:
                 cells.append(element("td"))
             else:
-                level = "heat6" if cell.status == "unchecked" else f"heat{cell.level}"
-                cells.append(element("td", cell.text, class_=level, title=cell.detail))
+                cells.append(element("td", cell.text, class_=f"heat{cell.level}", title=cell.detail))
         lines.append(element("tr", element("th", row, scope="row"), *cells))
     titles = [element("th", name, scope="col") for name in (corner, *heat.columns)]
     return box(
@@ -91,11 +90,10 @@ def heat_table(heat: HeatMap, corner: str, caption: str) -> Markup:
     )
 
 
-def heat_legend() -> Markup:
-    """What the colours mean, in words."""
-    names = [f"✗ {name}" if i == OVER else name for i, name in enumerate(LEVELS)]
-    marks = [element("li", element("span", name, class_=f"heat{i}")) for i, name in enumerate(names)]
-    return element("ul", *marks, element("li", element("span", "? unchecked", class_="heat6")), class_="legend")
+def heat_legend(names: Mapping[int, str]) -> Markup:
+    """What the colours of some levels mean, in words."""
+    marks = [element("li", element("span", name, class_=f"heat{level}")) for level, name in names.items()]
+    return element("ul", *marks, class_="legend")
 
 
 def facts(caption: str, values: dict[str, object]) -> Markup:

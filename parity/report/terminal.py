@@ -1,6 +1,6 @@
 """The report on a terminal: verdict, notes, a table of stages, and where the files are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -8,12 +8,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.report.text import NONE, count, duration, number, printable, ratio, share
+from parity.report.text import NONE, count, duration, elide, number, printable, ratio, share
 from parity.result import STAGES, Result, StageResult, ratio_to_budget
 
 MARKS = {"agrees": "✓", "diverges": "✗", "unchecked": "?"}
 COLORS = {"agrees": "green", "diverges": "bold red", "unchecked": "yellow"}
 WIDE = 100  # columns of a terminal that shows every column of the table
+LONGEST = 60  # letters of a name in the table
+HEADINGS = {
+    "step": "step",
+    "relative L2": "rel. L2",
+    "budget": "budget",
+    "used": "used",
+    "ratio": "ratio",
+    "median": "median",
+    "compared": "compared",
+    "unchecked": "unchecked",
+}
 
 
 def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -> None:
@@ -40,34 +51,36 @@ def seeds(result: Result) -> str:
 
 def stage_table(result: Result, wide: bool) -> Table:
     """One row a stage. A narrow table leaves out what the others imply."""
-    by_ratio = any(stage.median_ratio is not None for stage in result.stages.values())
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     table.add_column("stage", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("worst tensor", overflow="fold")
-    columns: list[tuple[str, Callable[[StageResult], str]]] = [
-        ("step", lambda s: str(s.step) if s.relative_l2 else NONE),
-        ("rel. L2", lambda s: number(s.relative_l2) if s.compared else NONE),
-        ("budget", lambda s: number(s.budget) if s.compared else NONE),
-        *([("used", used)] if wide else []),
-        *([("ratio", lambda s: ratio(s.ratio))] if by_ratio else []),
-        *([("median", lambda s: ratio(s.median_ratio))] if by_ratio and wide else []),
-        ("compared", lambda s: f"{s.compared:,}"),
-        ("unchecked", lambda s: f"{s.unchecked:,}"),
-    ]
-    for name, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in STAGES:
-        if name in result.stages:
-            stage = result.stages[name]
-            worst = printable(stage.tensor) + (f" ({stage.init})" if wide else "") if stage.relative_l2 else NONE
-            numbers = [value(stage) for _, value in columns]
-            style = "" if stage.verdict == "agrees" else COLORS[stage.verdict]
-            verdict = f"{MARKS[stage.verdict]} {stage.verdict}"
-            table.add_row(*map(Text, [name, verdict, worst, *numbers]), style=style)
+    stages = {name: result.stages[name] for name in STAGES if name in result.stages}
+    rows = {name: stage_numbers(stage) for name, stage in stages.items()}
+    ratios = any(stage.median_ratio is not None for stage in stages.values())
+    hidden = () if wide else ("used", "median")
+    columns = [name for name in HEADINGS if name not in hidden and (ratios or name not in ("ratio", "median"))]
+    for name in columns:
+        table.add_column(HEADINGS[name], justify="right", no_wrap=True)
+    for name, stage in stages.items():
+        worst = elide(printable(stage.tensor), LONGEST) + (f" ({stage.init})" if wide else "")
+        style = "" if stage.verdict == "agrees" else COLORS[stage.verdict]
+        texts = [name, f"{MARKS[stage.verdict]} {stage.verdict}", worst if stage.relative_l2 else NONE]
+        table.add_row(*map(Text, [*texts, *(rows[name][column] for column in columns)]), style=style)
     return table
 
 
-def used(stage: StageResult) -> str:
-    """The part of its budget that the worst comparison takes."""
-    return share(ratio_to_budget(stage.relative_l2, stage.budget)) if stage.compared else NONE
+def stage_numbers(stage: StageResult) -> dict[str, str]:
+    """The numbers of a stage as text; those of its worst comparison do not apply where nothing was compared."""
+    counts = {"compared": f"{stage.compared:,}", "unchecked": f"{stage.unchecked:,}"}
+    if not stage.compared:
+        return {**dict.fromkeys(HEADINGS, NONE), **counts}
+    return {
+        "step": str(stage.step) if stage.relative_l2 else NONE,
+        "relative L2": number(stage.relative_l2),
+        "budget": number(stage.budget),
+        "used": share(ratio_to_budget(stage.relative_l2, stage.budget)),
+        "ratio": ratio(stage.ratio),
+        "median": ratio(stage.median_ratio),
+        **counts,
+    }

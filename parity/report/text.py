@@ -29,12 +29,10 @@ def ratio(x: float | None) -> str:
 
 def share(x: float) -> str:
     """How much of a budget is used: percent up to all of it, and how many times the budget beyond."""
-    if not math.isfinite(x):
-        return f"× {number(x)}"
-    if x > 1:
-        return f"× {x:.2g}" if x < 100 else f"× {number(x)}"
-    if x == 0:
-        return "0"
+    if x > 1 and math.isfinite(x):
+        return f"{x:.2g} ×" if x < 100 else f"{number(x)} ×"
+    if x == 0 or not math.isfinite(x):
+        return number(x)
     return "< 0.01 %" if x < 1e-4 else f"{100 * x:.2g} %"
 
 
