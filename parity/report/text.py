@@ -33,7 +33,9 @@ def share(x: float) -> str:
         return f"{x:.2g} ×" if x < 100 else f"{number(x)} ×"
     if x == 0 or not math.isfinite(x):
         return number(x)
-    return "< 0.01 %" if x < 1e-4 else f"{100 * x:.2g} %"
+    if x < 1e-4:
+        return "< 0.01 %"
+    return f"{100 * x:.2g} %" if x < 0.1 else f"{100 * x:.0f} %"
 
 
 def duration(seconds: float) -> str:

@@ -144,7 +144,12 @@ def in_float32(layers: int = 60, seeds: int = 8, steps: int = 40) -> Result:
         name = f"transformer.blocks.{i}.a_rather_long_module_name_{'x' * 60}.projection"
         ratios = [1.0 + (i % 7) / 10, 0.9]
         errors = [2e-7 * ratio for ratio in ratios]
-        for stage, tail in (("activations", ""), ("gradients", ".weight"), ("update", ".weight"), ("weights", ".weight")):
+        for stage, tail in (
+            ("activations", ""),
+            ("gradients", ".weight"),
+            ("update", ".weight"),
+            ("weights", ".weight"),
+        ):
             tensors.append(tensor(stage, name + tail, errors, budget=8e-7, ratio=ratios))
     curves = [curve(init, steps, 1e-7 * (1 + seed / 4)) for seed in range(seeds) for init in ("nonzero", "native")]
     return result(tensors, curves, dtype="float32", seeds=seeds, steps=steps, seconds=128.0)
