@@ -155,7 +155,8 @@ def test_the_terminal_table_fits_its_width(name, width):
 def test_the_terminal_shows_names_as_they_are_and_sends_no_control_characters(tmp_path):
     out = printed(diverging(), 200, [tmp_path / "parity.json", tmp_path / "report.html"])
     assert "\x1b" not in out
-    assert "[bold]" in out  # not taken for a style
+    assert "[bold]" in out
+    assert "h[bold]x" in printed(result([tensor("loss", "h[bold]x", [1e-14])]), 120)  # not taken for a style
     assert "h.0.attn.c_q [1]" in printed(agreeing(), 120)
     assert f"Written to {tmp_path}: parity.json, report.html" in out.replace("\n", "")
 
@@ -245,9 +246,9 @@ def test_numbers_are_short_and_keep_what_matters():
 
 
 def test_axes_hold_every_finite_value_and_put_zero_at_the_bottom():
-    axis = log_axis([0.0, 3e-16, 2e-9, math.inf, math.nan])
+    axis = log_axis([0.0, 1e-16, 2e-9, math.inf, math.nan])
     assert axis.place(0.0) == axis.place(axis.low) == 0
-    assert 0 < axis.place(3e-16) < axis.place(2e-9) < 1
+    assert 0 < axis.place(1e-16) < axis.place(2e-9) < 1
     assert axis.ticks()[0] == (axis.low, "0")
     flat = linear_axis([2.0, 2.0, math.nan])
     assert flat.place(2.0) == pytest.approx(0.5)
