@@ -8,15 +8,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
+import optax
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
 import jax_impl.checkpoint
 import torch_ref.checkpoint
+from jax_impl.models import flatten
+from jax_impl.muon import MuonState
 from parity.convert import convert, detect
-from parity.formats import torch_run
+from parity.formats import jax_run, torch_run
+from parity.formats.snapshot import check_arrays
 from recipe.cli import read_run_config
 from recipe.errors import RunError, UserError
 from recipe.run_dir import checkpoint_steps
@@ -48,6 +53,30 @@ def test_torch_files_come_back_byte_for_byte(tmp_path):
         assert (tmp_path / "back/checkpoints/7" / name).read_bytes() == (source / "checkpoints/7" / name).read_bytes()
 
 
+def test_moments_go_where_optax_looks_for_them(tmp_path):
+    snapshot = make_snapshot(GPT, 7)
+    convert(written(tmp_path / "source", snapshot, "torch"), tmp_path / "run", None, None, None)
+    state, _ = jax_impl.checkpoint.restore(tmp_path / "run", GPT, jax_run.start(GPT), 7)
+    kinds = (optax.ScaleByAdamState, MuonState)
+    states = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, kinds))
+    found = {}
+    for part in states:
+        assert isinstance(part, kinds) or int(part) == 7
+        for field, name in (("mu", "exp_avg"), ("nu", "exp_avg_sq"), ("momentum", "momentum_buffer")):
+            found |= {f"{key}/{name}": leaf for key, leaf in flatten(getattr(part, field, {})).items()}
+    assert found.keys() == snapshot.optimizer.keys()
+    for name, array in snapshot.optimizer.items():
+        assert np.array_equal(found[name], array), name
+
+
+def test_batch_norm_has_counted_the_batches_of_all_micro_steps(tmp_path):
+    config = replace(CONFIGS["mlp"], train=replace(CONFIGS["mlp"].train, accumulation=4))
+    source = written(tmp_path / "source", make_snapshot(config, 7), "jax")
+    convert(source, tmp_path / "run", None, None, None)
+    arrays = load_file(tmp_path / "run/checkpoints/7/weights.safetensors")
+    assert arrays["norm.num_batches_tracked"] == 28
+
+
 def test_a_run_at_its_first_step_has_no_optimizer_state_to_carry(tmp_path):
     snapshot = make_snapshot(GPT, 0)
     convert(written(tmp_path / "source", snapshot, "jax"), tmp_path / "torch", None, None, None)
@@ -71,8 +100,6 @@ def test_the_loaders_of_both_frameworks_give_the_same_logits(tmp_path):
     source = written(tmp_path / "source", make_snapshot(CONFIGS["gpt-float64"], 7), "torch")
     convert(source, tmp_path / "there", None, None, None)
     tokens = np.random.default_rng(0).integers(0, 256, (2, 32))
-
-    import jax
 
     from jax_impl.models import load_tree
     from jax_impl.models import make_model as make_jax_model
@@ -204,7 +231,7 @@ DAMAGES = {
     ),
     "not finite": (
         lambda d: edit_safetensors(d / "model.safetensors", lambda a: a["wte.weight"].__setitem__((3, 4), np.nan)),
-        "wte.weight is not finite",
+        "wte.weight is not finite; take an earlier checkpoint",
     ),
     "truncated": (
         lambda d: os.truncate(d / "model.safetensors", (d / "model.safetensors").stat().st_size - 8),
@@ -227,6 +254,11 @@ def test_a_damaged_folder_of_safetensors_ends_in_one_line_that_says_what(tmp_pat
     spoil, message = DAMAGES[damage]
     spoil(source)
     assert_refused(source, tmp_path, message)
+
+
+def test_an_array_of_another_type_than_the_configurations_is_refused():
+    with pytest.raises(UserError, match="here: a has dtype float64, the configuration asks for float32"):
+        check_arrays("here", {"a": np.zeros(3)}, {"a": (3,)}, "float32")
 
 
 def assert_refused(source: Path, tmp_path: Path, message: str, from_format: str | None = None) -> None:
