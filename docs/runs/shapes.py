@@ -66,7 +66,7 @@ def of_gpt() -> None:
     model = jax_models.make_model(SMALL)
     out, tagged = tagged_shapes(lambda params: model.bind(params, {}, train=True)(tokens), model.params)
     shapes = {name: shape.shape for name, shape in tagged.items()} | {"logits": out.shape}
-    torch_nats = torch_softmax_cross_entropy(torch_logits, torch.tensor(tokens))
+    torch_nats = torch_softmax_cross_entropy(torch_logits, torch.tensor(tokens).long())
     nats = jax.eval_shape(softmax_cross_entropy, out, tokens)
     print(f"{'value':<22} {'torch':<16} {'jax':<16}".rstrip())
     rows = {name: (array.shape, shapes[name]) for name, array in passes[0].activations.items()}
