@@ -5,10 +5,13 @@ random key) and `facts` (JSON: what else the loop must remember, see `recipe.fac
 """
 
 import contextlib
+import gc
+import io
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,8 @@ from recipe.config import Config
 from recipe.errors import RunError, UserError
 from recipe.facts import Facts, check_config, seal, unseal
 from recipe.run_dir import CHECKPOINTS, checkpoint_steps
+
+Result = TypeVar("Result")
 
 # orbax reports each phase of each save, and logs the traceback of what it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -127,14 +132,15 @@ def load_params(run: Path, step: int | None = None) -> tuple[Config, dict[str, n
     step = steps[-1] if step is None else step
     facts = read_facts(run, step)
     check_config(facts, config, run)
-    try:
+
+    def read() -> dict[str, np.ndarray]:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             folder = (run / CHECKPOINTS / str(step) / "weights").absolute()
             names = reader.metadata(folder).item_metadata.tree
             as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            weights = reader.restore(folder, ocp.args.PyTreeRestore(restore_args=as_numpy))
-    except Exception as error:
-        raise damaged(run, step, first_line(error)) from error
+            return reader.restore(folder, ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+    weights = attempt(run, step, read)
     check_sums(run, step, {name: numpy_checksum(array) for name, array in weights.items()}, facts)
     return config, weights
 
@@ -198,12 +204,31 @@ def check_sums(run: Path, step: int, found: dict[str, int], facts: Facts) -> Non
 
 
 def _read(run: Path, step: int, **items: Any) -> Any:
-    folder = (run / CHECKPOINTS / str(step)).absolute()
-    try:
+    def read() -> Any:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            return reader.restore(folder, ocp.args.Composite(**items))
-    except Exception as error:
-        raise damaged(run, step, first_line(error)) from error
+            return reader.restore((run / CHECKPOINTS / str(step)).absolute(), ocp.args.Composite(**items))
+
+    return attempt(run, step, read)
+
+
+def attempt(run: Path, step: int, read: Callable[[], Result]) -> Result:
+    """What `read` returns; whatever orbax raises becomes a UserError of one line.
+
+    Where several arrays cannot be read, orbax raises for one and drops the rest, whose reads and coroutines then
+    complain on standard error: that is kept from the user, and so is the chain of causes that holds them.
+    """
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                return read()
+            except Exception as error:
+                why = first_line(error)
+            time.sleep(0.1)  # for the reads still under way
+            gc.collect()
+    finally:
+        logging.disable(logging.NOTSET)
+    raise damaged(run, step, why)
 
 
 def save_error(step: int | None, error: Exception) -> RunError:
@@ -223,4 +248,4 @@ def damaged(run: Path, step: int, why: str) -> UserError:
 
 def first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return text.splitlines()[0][:200]

@@ -31,6 +31,17 @@ CASES = {
     "mlp with one AdamW": ("mlp", "--optimizer", "adamw"),
     "gpt with its own tokenizer": ("gpt", "--tokenizer", "bpe", "--bpe-vocab-size", "270"),
 }
+# XLA takes seconds to compile each; every kind of state is in one of these.
+QUICK = (("mlp", "jax"), ("mlp", "torch"), ("gpt", "torch"))
+
+
+def both(*cases: str) -> list:
+    """Each case in each framework, slow but for the quick ones."""
+    return [
+        pytest.param(case, framework, marks=() if (case, framework) in QUICK else pytest.mark.slow)
+        for case in cases
+        for framework in FRAMEWORKS
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +49,7 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpus") / "words.txt")
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "framework"), both(*CASES))
 def test_a_resumed_run_ends_as_the_undisturbed_one(case, framework, corpus, tmp_path):
     model, *flags = CASES[case]
     argv = arguments(model, corpus, *OFTEN, *flags)
@@ -116,8 +126,7 @@ def test_the_best_checkpoint_outlives_the_last_ones_and_a_resume(framework, corp
     assert checkpoint_steps(run) == [best, 39, 40]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("model", ["gpt", "mlp"])
+@pytest.mark.parametrize(("model", "framework"), both("gpt", "mlp"))
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(model, framework, corpus, tmp_path):
     runs = {name: tmp_path / name for name in ("first", "second", "other")}
     for name, run in runs.items():
