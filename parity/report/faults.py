@@ -2,7 +2,8 @@
 
 A row is an object of faults.json: `name`, `model`, `equivalent`, `expected_stage` and `found_stage` (null where there
 is none), `ratio_to_budget` (of the first divergence, or the largest of a run that agrees; null where it is infinite).
-A row may have a `reason`, for people. Whatever else it has is written to faults.json and not shown.
+A row may have `about` and `reason` for people, and `ratios`: stage -> largest error / budget there, null where nothing
+was compared or it is infinite. Whatever else it has is written to faults.json and not shown.
 """
 
 import json
@@ -27,12 +28,13 @@ from recipe.run_dir import write_atomically
 
 Row = Mapping[str, Any]
 
-FOUND, MISSED, ELSEWHERE = "●", "○", "✗"
-RIGHT, EMPTY, WRONG = 3, 0, OVER  # levels of a heat map
+FOUND, MISSED, ELSEWHERE, FOLLOWS, WITHIN = "●", "○", "✗", "◇", "·"
+LEVELS = {FOUND: 4, MISSED: 0, ELSEWHERE: OVER, FOLLOWS: 2, WITHIN: 0}  # of a heat map
 LEGEND = {
-    RIGHT: f"{FOUND} found where expected, with error / budget",
-    EMPTY: f"{MISSED} expected, not found there",
-    WRONG: f"{ELSEWHERE} found, not expected there",
+    4: f"{FOUND} found where expected, with error / budget",
+    2: f"{FOLLOWS} follows from it",
+    0: f"{WITHIN} within budget, {MISSED} expected but not found",
+    OVER: f"{ELSEWHERE} found, not expected there",
 }
 SHORT = {stage: stage[:2] for stage in STAGES}
 
@@ -68,12 +70,14 @@ def sentence(rows: Sequence[Row]) -> str:
 
 
 def mark(row: Row, stage: str) -> str:
-    """What the matrix shows at a stage, "" for nothing."""
+    """What the matrix shows at a stage, "" where nothing is known."""
     expected = not row["equivalent"] and row["expected_stage"] == stage
-    found = row["found_stage"] == stage
-    if expected and found:
-        return FOUND
-    return ELSEWHERE if found else MISSED if expected else ""
+    if row["found_stage"] == stage:
+        return FOUND if expected else ELSEWHERE
+    if expected:
+        return MISSED
+    ratio = row.get("ratios", {}).get(stage)
+    return "" if ratio is None else FOLLOWS if ratio > 1 else WITHIN
 
 
 def used(row: Row) -> str:
@@ -129,15 +133,18 @@ def finite(row: Row) -> dict[str, Any]:
 
 
 def matrix_of(rows: Sequence[Row]) -> HeatMap:
-    """Faults against stages; a cell has the mark, and the error where it was found."""
+    """Faults against stages; a cell has the mark, and how far beyond its budget the error is."""
     cells = {}
     for row in rows:
         for stage in STAGES:
             sign = mark(row, stage)
             if sign:
-                level = {FOUND: RIGHT, MISSED: EMPTY, ELSEWHERE: WRONG}[sign]
-                text = sign if sign == MISSED else f"{sign} {used(row)}"
-                cells[label(row), stage] = Cell(0.0, level, text, outcome(row))
+                text = sign
+                if sign in (FOUND, ELSEWHERE):
+                    text += f" {used(row)}"
+                elif sign == FOLLOWS:
+                    text += f" {share(row['ratios'][stage])}"
+                cells[label(row), stage] = Cell(0.0, LEVELS[sign], text, outcome(row))
     return HeatMap([label(row) for row in rows], list(STAGES), cells)
 
 
@@ -153,8 +160,10 @@ def fault_page(rows: Sequence[Row]) -> str:
         sign, style = ("✓", "agrees") if is_right(row) else ("✗", "diverges")
         said = element("span", f"{sign} {outcome(row)}", class_=style)
         stages = row["expected_stage"] or NONE, row["found_stage"] or NONE
-        listed.append([row["name"], row["model"], said, *stages, used(row), row.get("reason", "")])
-    head = ["fault", "model", "outcome", "expected", "found", "budget used", "reason"]
+        listed.append(
+            [row["name"], row["model"], said, *stages, used(row), row.get("about", ""), row.get("reason", "")]
+        )
+    head = ["fault", "model", "outcome", "expected", "found", "budget used", "about", "reason"]
     caption = "The first stage at which the check finds each fault."
     return page(
         "Injected faults",

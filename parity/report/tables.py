@@ -30,7 +30,7 @@ def section(title: str, *children: object) -> Markup:
 
 
 # Columns of text that may be broken, and of text that may not; all others hold numbers.
-WORDS = ("worst tensor", "note", "why", "reason")
+WORDS = ("worst tensor", "note", "why", "about", "reason")
 NAMES = ("stage", "verdict", "group", "init", "steps", "model", "expected", "found", "outcome")
 
 

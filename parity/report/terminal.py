@@ -33,7 +33,7 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
     files: what `write_report` returned, named in the last line.
     """
     console.print(Text(f"{MARKS[result.verdict]} {printable(result.sentence)}", style=COLORS[result.verdict]))
-    for note in result.notes:
+    for note in notes(result):
         console.print(Text(f"! {printable(note)}", style="yellow"))
     if result.stages:
         console.print(stage_table(result, console.width >= WIDE))
@@ -42,6 +42,15 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
     if files:
         names = ", ".join(path.name for path in files)
         console.print(Text(printable(f"Written to {files[0].parent}: {names}")))
+
+
+def notes(result: Result) -> list[str]:
+    """What stands beside the verdict. Gradients that could not be checked are named even if the check did not."""
+    found = result.stages.get("gradients")
+    if found is None or not found.unchecked or any("gradient" in note for note in result.notes):
+        return result.notes
+    total = count(found.compared + found.unchecked, "comparison")
+    return [f"{found.unchecked:,} of {total} of gradients could not have failed, and are unchecked.", *result.notes]
 
 
 def seeds(result: Result) -> str:

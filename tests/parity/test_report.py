@@ -2,6 +2,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -100,6 +101,15 @@ def test_the_verdict_stands_first_and_the_notes_next():
     lines = printed(agreeing(), width=120).splitlines()
     assert lines[0].startswith("✓ The JAX port of gpt agrees")
     assert agreeing().notes[0] in lines[2]
+
+
+def test_unchecked_gradients_are_named_in_the_first_lines_and_only_once():
+    silent = replace(agreeing(), notes=[])
+    said = "1 of 4 comparisons of gradients could not have failed"
+    assert said in printed(silent, 120).splitlines()[2]
+    assert said in "".join(Page(report_page(silent)).texts).partition("Stages")[0]
+    assert "could not have failed" not in printed(agreeing(), 120)
+    assert "!" not in printed(replace(diverging(), notes=[], stages={}), 120)
 
 
 def test_the_page_fits_a_phone_and_both_colour_schemes():

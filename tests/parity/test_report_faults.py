@@ -33,7 +33,7 @@ def test_the_matrix_marks_where_a_fault_was_found_and_where_it_should_have_been(
     marks = [{stage: mark(row, stage) for stage in STAGES if mark(row, stage)} for row in ROWS]
     assert marks == [
         {"weights": "●"},
-        {"clip": "○", "update": "✗"},
+        {"loss": "·", "clip": "○", "update": "✗", "parameters": "◇"},
         {"schedule": "○"},
         {},
         {"activations": "✗"},
@@ -59,5 +59,6 @@ def test_faults_json_is_the_rows_and_the_page_is_harmless(tmp_path):
     page = written[1].read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 3
-    assert "no shape error when the matrix is square" in page
+    for part in ("no shape error when the matrix is square", "each group clipped alone", "✗ 4.2e8 ×", "◇ 31 ×"):
+        assert part in page
     assert written[2].read_bytes().startswith(b"\x89PNG")
