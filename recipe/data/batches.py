@@ -54,8 +54,8 @@ class TrainTokens:
 class ValidationTokens:
     """The validation stream in order.
 
-    The last sequence is filled up with ignored targets, so that every token but
-    the stream's first mark is a target once.
+    The last sequence is filled up with ignored targets, so that every token but the stream's first mark is a
+    target once.
     """
 
     stream: TokenStream

@@ -1,6 +1,7 @@
 """Text, from files to batches of tokens."""
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from recipe.data.cache import (
 )
 from recipe.data.files import CorpusFiles, find_corpus
 from recipe.data.interface import Data
-from recipe.data.split import RULE, read_split
+from recipe.data.split import RULE, SplitPiece, read_split
 from recipe.data.tokenizer import WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from recipe.errors import UserError
 
@@ -104,19 +105,25 @@ def _tokenized(corpus: CorpusConfig, files: CorpusFiles, tokenizer: Tokenizer) -
     folder = cache_folder(corpus.cache_dir) / name
     entry = read_entry(folder)
     if entry is None:
+        if sys.stderr.isatty():  # gigabytes take minutes
+            print(f"tokenizing {files.source} once ({files.bytes / 1e6:.0f} MB)", file=sys.stderr)
         try:
-            entry = write_entry(folder, read_split(files.paths), tokenizer)
+            entry = write_entry(folder, _unchanged_split(files), tokenizer)
         except OSError:  # a read-only or full disk
             fallback = temporary_folder()
             try:
-                entry = write_entry(fallback / name, read_split(files.paths), tokenizer)
+                entry = write_entry(fallback / name, _unchanged_split(files), tokenizer)
             except OSError as error:
                 raise UserError(
                     f"cannot write the tokenized corpus, neither to {folder} nor to {fallback}: "
                     f"{error.strerror}; pass --cache-dir with room for it"
                 ) from error
-        files.check_unchanged()
     return entry
+
+
+def _unchanged_split(files: CorpusFiles) -> Iterator[SplitPiece]:
+    yield from read_split(files.paths)
+    files.check_unchanged()  # before the entry gets its name: its key is the hash of what was there at first
 
 
 def _identity(files: CorpusFiles) -> list[object]:

@@ -153,17 +153,17 @@ def test_a_corpus_that_vanishes_under_a_run_is_named(folder, cache):
 
 
 def test_a_file_that_grows_while_it_is_read_is_named(folder, cache, monkeypatch):
-    write_entry = corpus_module.write_entry
+    read_split = corpus_module.read_split
 
-    def slow(*arguments):
-        entry = write_entry(*arguments)
+    def growing(paths):
+        yield from read_split(paths)
         with (folder / "0007.txt").open("a") as file:
             file.write("more")
-        return entry
 
-    monkeypatch.setattr(corpus_module, "write_entry", slow)
+    monkeypatch.setattr(corpus_module, "read_split", growing)
     with pytest.raises(UserError, match=r"0007\.txt changed while it was read"):
         load(folder, cache)
+    assert not list(cache.iterdir())
 
 
 def test_processes_that_start_together_share_one_entry(folder, cache):
