@@ -10,7 +10,7 @@ import torch
 from docs.runs.__main__ import OUTPUT, names, run
 
 # They fix the number of devices before JAX starts, or take long: in a process of their own, with the slow tests.
-APART = {"trainer"}
+APART = {"trainer", "many_devices"}
 QUICK = [name for name in names() if name not in APART]
 
 
