@@ -11,13 +11,15 @@ def printable(text: object) -> str:
 
 
 def number(x: float | None) -> str:
-    """Two digits: 1.1e-15."""
+    """Two or three digits: 1.1e-15, 0.54, 15."""
     if x is None:
         return NONE
     if not math.isfinite(x):
         return "NaN" if math.isnan(x) else "∞"
     if x == 0:
         return "0"
+    if 0.01 <= x < 999.5:
+        return f"{x:.2g}" if x < 99.5 else f"{x:.0f}"
     digits, exponent = f"{x:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 

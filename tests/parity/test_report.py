@@ -244,8 +244,8 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
 
 
 def test_numbers_are_short_and_keep_what_matters():
-    assert [number(x) for x in (None, 0.0, 1.14e-15, 1e-13, 2e8, math.inf, math.nan)] == [
-        "–", "0", "1.1e-15", "1e-13", "2e8", "∞", "NaN",
+    assert [number(x) for x in (None, 0.0, 1.14e-15, 1e-13, 0.54, 15.2, 999.4, 2e8, math.inf, math.nan)] == [
+        "–", "0", "1.1e-15", "1e-13", "0.54", "15", "999", "2e8", "∞", "NaN",
     ]  # fmt: skip
     assert [share(x) for x in (0.0, 1e-9, 0.011, 1.0, 12.3, 4.1e8, math.inf)] == [
         "0", "< 0.01 %", "1.1 %", "100 %", "12 ×", "4.1e8 ×", "∞",
