@@ -83,7 +83,7 @@ def muon(
 
     def update(grads: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("muon decays the parameters: pass params to update")
         mu, lr, decay = momentum(state.count), learning_rate(state.count), weight_decay(state.count)
 
         def mix(m, g):
