@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -59,17 +60,22 @@ def write_run(run: Path, config: Config, data_summary: dict[str, Any], tokenizer
     """Record what the run is, as far as that is not there yet.
 
     config.json comes first: a folder with it is a run that can be resumed, and its other files follow from it.
-    Raises UserError if they cannot be written.
+    Raises UserError if they cannot be written; then none of them is left.
     """
+    files: dict[str, Callable[[Path], object]] = {
+        "config.json": lambda path: write_atomically(path, json.dumps(to_dict(config), indent=2) + "\n"),
+        "data.json": lambda path: write_atomically(path, json.dumps(data_summary, indent=2) + "\n"),
+    }
+    if tokenizer is not None:
+        files[TOKENIZER] = tokenizer.save
+    missing = [run / name for name in files if not (run / name).exists()]
     try:
-        if not (run / "config.json").exists():
-            write_atomically(run / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
-        if not (run / "data.json").exists():
-            write_atomically(run / "data.json", json.dumps(data_summary, indent=2) + "\n")
-        if tokenizer is not None and not (run / TOKENIZER).exists():
-            tokenizer.save(run / TOKENIZER)
+        for path in missing:
+            files[path.name](path)
         (run / CHECKPOINTS).mkdir(exist_ok=True)
     except OSError as error:
+        for path in missing:
+            path.unlink(missing_ok=True)
         raise UserError(f"cannot write to {run}: {error.strerror}; make room, or pass another --out-dir") from error
 
 

@@ -1,0 +1,79 @@
+"""kill -9 at random moments, saves included: a resume ends with the bits of the undisturbed run."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recipe.run_dir import checkpoint_steps
+from tests.trust import FRAMEWORKS, arguments, assert_same_run, write_corpus
+
+# A checkpoint at every step, so that most moments fall into a save or the removal of an old checkpoint.
+FLAGS = ("--steps", "30", "--save-every", "1", "--keep-last", "2", "--eval-every", "7", "--log-every", "1")
+
+
+class Trial:
+    """Runs of one trainer as processes of their own."""
+
+    def __init__(self, framework: str, place: Path):
+        self.framework, self.place = framework, place
+        self.module = "jax_impl.train" if framework == "jax" else "torch_ref.train"
+        self.argv = arguments("gpt", write_corpus(place / "words.txt"), *FLAGS)
+        self.environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),  # it may be killed while it is written, too
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "XDG_CACHE_HOME": str(place / "cache"),
+        }
+
+    def start(self, run: Path, *argv: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", self.module, *argv, "--out-dir", str(run)]
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    def finish(self, run: Path, *argv: str) -> float:
+        """Seconds that a whole run takes, from its first line of metrics on."""
+        process = self.start(run, *argv)
+        while process.poll() is None and not (run / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        begun = time.monotonic()
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+        return time.monotonic() - begun
+
+    def kill(self, run: Path, after: float, from_start: bool) -> None:
+        """Start a run and kill it `after` seconds of training, or after its process began."""
+        process = self.start(run, *self.argv)
+        while not from_start and process.poll() is None and not (run / "metrics.jsonl").exists():
+            time.sleep(0.001)
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.long)], ids=["3", "40"]
+)
+def test_a_killed_run_resumes_to_the_same_bits(framework, kills, tmp_path):
+    trial, moments = Trial(framework, tmp_path), random.Random(kills)
+    seconds = trial.finish(tmp_path / "whole", *trial.argv)
+    reached = []
+    for number in range(kills):
+        run = tmp_path / f"killed-{number}"
+        trial.kill(run, moments.uniform(0, seconds), from_start=number % 10 == 9)
+        saved = checkpoint_steps(run)
+        reached.append(saved[-1] if saved else None)
+        began = (run / "config.json").exists()
+        trial.finish(run, *(("gpt", "--resume") if began else trial.argv))
+        assert_same_run(framework, run, tmp_path / "whole")
+        shutil.rmtree(run)
+    print(f"{kills} of {kills}; newest checkpoint at the kill: {reached}")
