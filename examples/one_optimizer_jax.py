@@ -10,14 +10,19 @@ import optax
 def main() -> list[float]:
     random = np.random.default_rng(0)
     weight, bias = random.normal(size=(2, 10)) / 3, np.zeros(2)
-    inputs_BF, targets_B = random.normal(size=(4, 10)), random.integers(0, 2, 4)
+    inputs_BF, targets_B = (
+        random.normal(size=(4, 10)),
+        random.integers(0, 2, 4),
+    )
 
     params = {"weight": jnp.asarray(weight), "bias": jnp.asarray(bias)}
     optimizer = optax.adamw(0.01, weight_decay=0.01)
 
     def mean_loss(params):
         logits_BK = inputs_BF @ params["weight"].T + params["bias"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits_BK, targets_B).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits_BK, targets_B
+        ).mean()
 
     @jax.jit
     def train_step(params, opt_state):
