@@ -15,7 +15,8 @@ from recipe.run_dir import checkpoint_steps
 from tests.trust import FRAMEWORKS, arguments, assert_same_run, write_corpus
 
 # A checkpoint at every step, so that most moments fall into a save or the removal of an old checkpoint.
-FLAGS = ("--steps", "30", "--save-every", "1", "--keep-last", "2", "--eval-every", "7", "--log-every", "1")
+STEPS = 30
+FLAGS = ("--steps", str(STEPS), "--save-every", "1", "--keep-last", "2", "--eval-every", "7", "--log-every", "1")
 
 
 class Trial:
@@ -40,14 +41,18 @@ class Trial:
         )
 
     def finish(self, run: Path, *argv: str) -> float:
-        """Seconds that a whole run takes, from its first line of metrics on."""
+        """Seconds from a run's first line of metrics to its last checkpoint."""
         process = self.start(run, *argv)
-        while process.poll() is None and not (run / "metrics.jsonl").exists():
+        begun = ended = 0.0
+        while process.poll() is None:
+            if not begun and (run / "metrics.jsonl").exists():
+                begun = time.monotonic()
+            if not ended and STEPS in checkpoint_steps(run):
+                ended = time.monotonic()
             time.sleep(0.01)
-        begun = time.monotonic()
         _, err = process.communicate()
         assert process.returncode == 0, err
-        return time.monotonic() - begun
+        return ended - begun
 
     def kill(self, run: Path, after: float, from_start: bool) -> None:
         """Start a run and kill it `after` seconds of training, or after its process began."""
