@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 
@@ -62,8 +64,16 @@ def check(request: Request) -> Result:
     return check_in_child(request)
 
 
-def check_here(request: Request, reference_of: MakeReference = make_reference) -> Result:
-    """The check, in this process and with JAX as it is set. Raises UserError if the configuration cannot run."""
+def check_here(
+    request: Request,
+    reference_of: MakeReference = make_reference,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Result:
+    """The check, in this process and with JAX as it is set. Raises UserError if the configuration cannot run.
+
+    reference_of: where references come from, for callers that keep them. around: a context in which the JAX side is
+    built and run, for callers that change it.
+    """
     started = time.monotonic()
     dtype = request.config.train.dtype
     ledger, curves = Ledger(dtype), []
@@ -75,12 +85,13 @@ def check_here(request: Request, reference_of: MakeReference = make_reference) -
             config = replace(request.config, train=replace(request.config.train, seed=seed))
             data = load_data(config)
             config = fill_in(config, data)
-            port = port or JaxSide(config, request.devices)
-            for init in request.inits:
-                reference = reference_of(config, data, init, number == 0)
-                curve = compare(ledger, port, reference, data, init, config)
-                if curve is not None:
-                    curves.append(curve)
+            references = {init: reference_of(config, data, init, number == 0) for init in request.inits}
+            with around():
+                port = port or JaxSide(config, request.devices)
+                for init, reference in references.items():
+                    curve = compare(ledger, port, reference, data, init, config)
+                    if curve is not None:
+                        curves.append(curve)
         stages, tensors, first = ledger.judge()
         return Result(
             model=config.model_name,

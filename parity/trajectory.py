@@ -27,12 +27,13 @@ def run_port(side: JaxSide, state: TrainingState, data: Data, steps: int, watche
     Half way a checkpoint is written and read again, and the input opened anew: what is lost there shows after it.
     """
     run, half = Run(), steps // 2
-    for start, stop in ((0, half), (half, steps)):
-        for step, batch in zip(range(start, stop), side.batches(data, start, stop), strict=True):
+    for first, last in ((0, half), (half, steps)):
+        batches = side.batches(data, state.step, state.step + last - first)
+        for step, batch in zip(range(first, last), batches, strict=True):
             stepped = side.train_step(state, batch)
             run.add(step, stepped, watched)
             state = stepped.after
-        if stop == half:
+        if last == half:
             state = side.resume(state)
     return run
 

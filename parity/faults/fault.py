@@ -1,0 +1,51 @@
+"""What a fault is, and how it is put in place."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from recipe.config import Config
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake. `about` says what is wrong and, in brackets, where it was met in public, if it was.
+
+    stage: where it arises, and so where the check must name it; None for what changes no number, and then
+    `equivalent` says why. devices: over how many the step runs. change: another configuration than the model's usual
+    one, where the usual one would not show the fault.
+    """
+
+    name: str
+    model: str
+    stage: str | None
+    about: str
+    inject: Callable[[], AbstractContextManager[Any]]
+    equivalent: str = ""
+    devices: int = 1
+    change: Callable[[Config], Config] = lambda config: config
+
+
+@contextmanager
+def swapped(old: Any, new: Any) -> Iterator[None]:
+    """`new` under every name by which a module of jax_impl, or parity's JAX side, knows `old`."""
+    with ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            if name.split(".")[0] == "jax_impl" or name == "parity.jax_side":
+                for attribute, value in list(vars(module).items()):
+                    if value is old:
+                        stack.enter_context(mock.patch.object(module, attribute, new))
+        yield
+
+
+def swap(old: Any, new: Any) -> Callable[[], AbstractContextManager[None]]:
+    """`swapped`, to be entered later."""
+    return lambda: swapped(old, new)
+
+
+def method(cls: type, name: str, new: Any) -> Callable[[], AbstractContextManager[Any]]:
+    """Another method of a class, to be put in place later."""
+    return lambda: mock.patch.object(cls, name, new)

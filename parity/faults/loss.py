@@ -1,0 +1,157 @@
+"""Faults of the loss and of the gradients made from it."""
+
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from jax_impl import losses, step
+from jax_impl.losses import IGNORE, Sums
+from jax_impl.models.layers import Embedding, Linear
+from parity.faults.fault import Fault, method, swap
+from recipe.config import Config, LinearConfig, TabularConfig
+
+loss_sums, summed_loss, micro_step = losses.loss_sums, step.summed_loss, step.micro_step
+
+
+def all_targets_counted(logits: jax.Array, targets: jax.Array, target_bytes: Any = None) -> Sums:
+    return loss_sums(logits, targets, target_bytes)._replace(targets=jnp.int32(targets.size))
+
+
+def mean_per_micro_step(*args: Any) -> Any:
+    """Each micro-step counts as one target: the mean of means."""
+    nats, (sums, buffers) = summed_loss(*args)
+    mean = nats / sums.targets
+    return mean, (sums._replace(nats=mean, targets=jnp.int32(1)), buffers)
+
+
+def sum_of_means(*args: Any) -> Any:
+    """The micro-steps' means are added and divided by nothing."""
+    nats, (sums, buffers) = summed_loss(*args)
+    mean = nats / sums.targets
+    micro_steps = 2
+    return mean, (sums._replace(nats=mean, targets=jnp.ones((), mean.dtype) / micro_steps), buffers)
+
+
+def in_bfloat16(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    low = logits.astype(jnp.bfloat16)
+    at_target = jnp.take_along_axis(low, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(targets == IGNORE, 0, jax.nn.logsumexp(low, axis=-1) - at_target).astype(logits.dtype)
+
+
+def in_bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return losses_softmax(logits, targets) / np.log(2)
+
+
+def not_squeezed(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """(B, 1) against (B,) gives (B, B)."""
+    return jnp.mean(jax.nn.softplus(jnp.where(targets == 1, -logits, logits)), axis=0)
+
+
+def naive(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Without the maximum taken out: within the range of the logits nothing overflows."""
+    at_target = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(targets == IGNORE, 0, jnp.log(jnp.sum(jnp.exp(logits), axis=-1)) - at_target)
+
+
+def scaled_gradients(*args: Any) -> Any:
+    sums, buffers, grads = micro_step(*args)
+    return sums, buffers, jax.tree.map(lambda g: 2 * g, grads)
+
+
+def cut_off(self: Any, tokens: jax.Array) -> jax.Array:
+    return checkpoint_name(jax.lax.stop_gradient(self.weight[...])[tokens].astype(self.dtype), self.path)
+
+
+def one_bias_gradient(self: Any, x: jax.Array) -> jax.Array:
+    y = jnp.einsum("...d,od->...o", x, self.weight[...])
+    if self.bias is not None:
+        y = y + jnp.mean(self.bias[...]) + jax.lax.stop_gradient(self.bias[...] - jnp.mean(self.bias[...]))
+    return checkpoint_name(y, self.path)
+
+
+def with_sigmoid(config: Config) -> Config:
+    return replace(config, model=LinearConfig(head="sigmoid"), data=TabularConfig(dataset="breast_cancer"))
+
+
+losses_softmax = losses.softmax_cross_entropy
+
+FAULTS = (
+    Fault(
+        "ignored targets counted",
+        "embedding",
+        "loss",
+        "masked targets are in the denominator",
+        swap(loss_sums, all_targets_counted),
+    ),
+    Fault(
+        "another ignore index",
+        "embedding",
+        "loss",
+        "-100, Hugging Face's and torch's default, for -1",
+        lambda: mock.patch.object(losses, "IGNORE", -100),
+    ),
+    Fault(
+        "mean of means",
+        "embedding",
+        "loss",
+        "each micro-step is averaged alone, with unequal masks (transformers PR 34191)",
+        swap(summed_loss, mean_per_micro_step),
+    ),
+    Fault(
+        "accumulation by sum",
+        "embedding",
+        "loss",
+        "the micro-steps' losses are added, not averaged (torchtune PR 1875)",
+        swap(summed_loss, sum_of_means),
+    ),
+    Fault(
+        "cross-entropy in bfloat16",
+        "embedding",
+        "loss",
+        "the logits are rounded before the logarithm (nanochat cbf30c8)",
+        swap(losses_softmax, in_bfloat16),
+    ),
+    Fault("loss in bits", "linear", "loss", "logarithm to base 2", swap(losses_softmax, in_bits)),
+    Fault(
+        "logit not squeezed",
+        "linear",
+        "loss",
+        "(B, 1) logits against (B,) targets broadcast to (B, B)",
+        swap(losses.sigmoid_binary_cross_entropy, not_squeezed),
+        change=with_sigmoid,
+    ),
+    Fault(
+        "naive softmax",
+        "mlp",
+        None,
+        "the maximum is not taken out of the logarithm",
+        swap(losses_softmax, naive),
+        "nothing overflows while logits stay within the dtype's range",
+    ),
+    Fault(
+        "gradients added, not averaged",
+        "embedding",
+        "gradients",
+        "the logged loss is a mean, the gradient the sum over micro-steps",
+        swap(micro_step, scaled_gradients),
+    ),
+    Fault(
+        "embedding cut off",
+        "embedding",
+        "gradients",
+        "a stop_gradient on the table",
+        method(Embedding, "__call__", cut_off),
+    ),
+    Fault(
+        "one gradient for all biases",
+        "linear",
+        "gradients",
+        "the bias is broadcast in the wrong place of the backward pass",
+        method(Linear, "__call__", one_bias_gradient),
+    ),
+)

@@ -1,0 +1,145 @@
+"""Faults of Muon. Shapes: M rows, K columns."""
+
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from jax_impl import muon as ours
+from jax_impl import optimizer
+from jax_impl.muon import MuonState, orthogonalize, orthogonalize_tree, shape_scale
+from jax_impl.schedule import decay_multiplier, lr_multiplier
+from parity.faults.fault import Fault, swap
+from recipe.config import Config
+
+make_transform = optimizer.make_transform
+
+
+def muon_with(buffer: Any = None, direction: Any = None, counted: int = 1, orthogonal: Any = orthogonalize_tree) -> Any:
+    """Muon with another momentum `buffer(mu, m, g)`, `direction(mu, m, g)`, count or orthogonalization."""
+
+    def ema(mu: Any, m: jax.Array, g: jax.Array) -> jax.Array:
+        return mu * m + (1 - mu) * g
+
+    def faulty(learning_rate: Any, momentum: Any, weight_decay: Any, *, steps: int, dtype: Any, **_: Any) -> Any:
+        def update(grads: Any, state: MuonState, params: Any = None) -> Any:
+            mu, lr, decay = momentum(state.count), learning_rate(state.count), weight_decay(state.count)
+            buffers = jax.tree.map(lambda m, g: (buffer or ema)(mu, m, g), state.momentum, grads)
+            directions = jax.tree.map(lambda m, g: (direction or ema)(mu, m, g), buffers, grads)
+            orthogonalized = orthogonal(directions, steps, dtype)
+            updates = jax.tree.map(lambda o, p: -lr * (o + decay * p), orthogonalized, params)
+            return updates, MuonState(state.count + counted, buffers)
+
+        def init(params: Any) -> MuonState:
+            return MuonState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
+
+        return optax.GradientTransformation(init, update)
+
+    return swap(ours.muon, faulty)
+
+
+def one_by_one(updates: Any, steps: int, dtype: Any, *_: Any) -> Any:
+    return jax.tree.map(lambda x_MK: shape_scale(x_MK.shape) * orthogonalize(x_MK[None], steps, dtype)[0], updates)
+
+
+def other_iterations(config: Config, *args: Any) -> optax.GradientTransformation:
+    return make_transform(replace(config, optimizer=replace(config.optimizer, newton_schulz_steps=4)), *args)
+
+
+def constant_momentum(config: Config) -> Config:
+    return replace(config, optimizer=replace(config.optimizer, momentum_start=0.9, momentum_end=0.9))
+
+
+def from_optax(config: Config, group: Any, *args: Any) -> optax.GradientTransformation:
+    """optax.contrib's momentum and orthogonalization under our own scale, decay and rate."""
+    if group.algorithm != "muon":
+        return make_transform(config, group, *args)
+    o, steps = config.optimizer, config.train.steps
+    scaled = optax.stateless(lambda updates, _: jax.tree.map(lambda u: shape_scale(u.shape) * u, updates))
+    return optax.chain(
+        contrib.scale_by_muon(beta=o.momentum_start, ns_steps=o.newton_schulz_steps),
+        scaled,
+        optax.add_decayed_weights(lambda count: group.weight_decay * decay_multiplier(o, steps, count)),
+        optax.scale_by_learning_rate(lambda count: group.learning_rate * lr_multiplier(o, steps, count)),
+    )
+
+
+FAULTS = (
+    Fault(
+        "optax.contrib's Muon",
+        "embedding",
+        "update",
+        "bias-corrected momentum: hidden at the first step, where a scale of the momentum changes nothing but the eps",
+        swap(make_transform, from_optax),
+        change=constant_momentum,
+    ),
+    Fault(
+        "no Nesterov",
+        "embedding",
+        "update",
+        "the momentum alone is orthogonalized",
+        muon_with(direction=lambda mu, m, g: m),
+    ),
+    Fault(
+        "momentum not an average",
+        "mlp",
+        "update",
+        "m = mu m + g, torch.optim.SGD's momentum",
+        muon_with(buffer=lambda mu, m, g: mu * m + g),
+    ),
+    Fault(
+        "momentum not applied",
+        "linear",
+        "update",
+        "the gradient itself is orthogonalized",
+        muon_with(direction=lambda mu, m, g: g),
+    ),
+    Fault(
+        "steps counted twice",
+        "embedding",
+        "update",
+        "the count goes up by two, once per micro-step",
+        muon_with(counted=2),
+    ),
+    Fault(
+        "Newton-Schulz in bfloat16",
+        "embedding",
+        "update",
+        "the orthogonalization rounds to eight bits (keras PR 21885)",
+        swap(optimizer.newton_schulz_dtype, lambda config: jnp.dtype("bfloat16")),
+    ),
+    Fault("four iterations", "mlp", "update", "one Newton-Schulz step too few", swap(make_transform, other_iterations)),
+    Fault(
+        "no shape scale",
+        "gpt",
+        "update",
+        "tall matrices get the step of wide ones",
+        swap(shape_scale, lambda shape: 1.0),
+    ),
+    Fault(
+        "shape scale transposed",
+        "embedding",
+        "update",
+        "columns over rows: the other framework's orientation",
+        swap(shape_scale, lambda shape: max(1.0, shape[-1] / shape[-2]) ** 0.5),
+    ),
+    Fault(
+        "other coefficients",
+        "linear",
+        "update",
+        "the cubic's 1.5 and -0.5 for the quintic's",
+        lambda: mock.patch.object(ours, "COEFFICIENTS", (1.5, -0.5, 0.0)),
+    ),
+    Fault(
+        "matrices one by one",
+        "gpt",
+        None,
+        "no stacking of matrices of one shape",
+        muon_with(orthogonal=one_by_one),
+        "each matrix's products are the same, alone or stacked",
+    ),
+)

@@ -1,0 +1,92 @@
+"""Faults that only a run of several steps shows: what is lost from step to step or over a resume."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_impl import checkpoint, input, step
+from parity.faults.fault import Fault, swap
+
+restore, train_step, train_batches = checkpoint.restore, step.train_step, input.train_batches
+
+
+def losing(change: Any) -> Any:
+    """A resume that changes the state it read: `change(state)`."""
+
+    def faulty(*args: Any, **kwargs: Any) -> Any:
+        state, facts = restore(*args, **kwargs)
+        return change(state), facts
+
+    return swap(restore, faulty)
+
+
+def zeros(tree: Any, kind: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros_like(x) if jnp.issubdtype(x.dtype, kind) else x, tree)
+
+
+def through_bfloat16(state: Any) -> Any:
+    return state._replace(params=jax.tree.map(lambda p: p.astype(jnp.bfloat16).astype(p.dtype), state.params))
+
+
+def from_the_start(source: Any, start: int, stop: int, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    return train_batches(source, 0, stop - start, *args, **kwargs)
+
+
+def forgetful(config: Any, model: Any, optimizer: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+    after, metrics = train_step(config, model, optimizer, state, *args, **kwargs)
+    return after._replace(opt_state=zeros(after.opt_state, jnp.floating)), metrics
+
+
+FAULTS = (
+    Fault(
+        "resume without moments",
+        "embedding",
+        "trajectory",
+        "the optimizer starts afresh (nanochat 72a7cf2)",
+        losing(lambda s: s._replace(opt_state=zeros(s.opt_state, jnp.floating))),
+    ),
+    Fault(
+        "resume without the schedule",
+        "linear",
+        "trajectory",
+        "the optimizers' counts start at zero again",
+        losing(lambda s: s._replace(opt_state=zeros(s.opt_state, jnp.integer))),
+    ),
+    Fault(
+        "resume without the step",
+        "mlp",
+        "trajectory",
+        "the run begins again at step 0, and so at the first batch",
+        losing(lambda s: s._replace(step=jnp.zeros_like(s.step))),
+    ),
+    Fault(
+        "resume without statistics",
+        "mlp",
+        "trajectory",
+        "BatchNorm's running statistics are not in the checkpoint",
+        losing(lambda s: s._replace(buffers=zeros(s.buffers, jnp.floating))),
+    ),
+    Fault(
+        "resume through bfloat16",
+        "embedding",
+        "trajectory",
+        "the checkpoint holds rounded weights",
+        losing(through_bfloat16),
+    ),
+    Fault(
+        "resume at the first batch",
+        "linear",
+        "trajectory",
+        "the position in the data is lost (nanochat 2fd0440)",
+        swap(train_batches, from_the_start),
+    ),
+    Fault(
+        "optimizer state not carried on",
+        "embedding",
+        "trajectory",
+        "the step returns it and the loop drops it",
+        swap(train_step, forgetful),
+    ),
+)
