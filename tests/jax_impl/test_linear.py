@@ -38,7 +38,7 @@ def test_at_sklearns_optimum_our_gradient_is_what_its_penalty_pulls(head):
     x, y = raw.data[:300], raw.target[:300]
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-3)
     found = fit(x, y, C)
-    config = make_config(head, x.shape[1], len(raw.target_names))
+    config = make_config(head, x.shape[1], len(np.unique(y)))
     model = make_model(config)
     weights = {"linear.weight": found.coef_, "linear.bias": found.intercept_}
     batch = {"inputs": jnp.asarray(x), "targets": jnp.asarray(y)}
