@@ -112,11 +112,15 @@ def _check_same(config: Config, saved: Config, run: Path) -> None:
 
 def _as_recorded(config: Config, saved: Config) -> Config:
     """A preset's configuration with what a run fills in: sizes that come from the data, steps from another horizon."""
-    unset = {name: value for name, value in vars(saved.model).items() if getattr(config.model, name) is None}
+    sizes = {
+        name: value
+        for name, value in vars(saved.model).items()
+        if name in ("vocab_size", "features", "classes") and getattr(config.model, name, value) is None
+    }
     train = config.train
     if train.target_flops is not None or train.tokens_per_parameter is not None:
         train = replace(train, steps=saved.train.steps)
-    return replace(config, model=replace(config.model, **unset), train=train)
+    return replace(config, model=replace(config.model, **sizes), train=train)
 
 
 def read_run_config(run: Path) -> Config:
