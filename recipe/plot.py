@@ -30,10 +30,10 @@ def plot_loss(runs: Sequence[Path], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    all_records = [read_metrics(run) for run in runs]
     names = [""] if len(runs) == 1 else distinct_names(runs)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for number, run in enumerate(runs):
-        records = read_metrics(run)
+    for number, records in enumerate(all_records):
         color = f"C{number % 10}"
         name = names[number]
         train = np.array([[r["step"], r["loss"]] for r in records if "loss" in r]).reshape(-1, 2)

@@ -116,7 +116,10 @@ class TensorBoard:
     def __init__(self, run: Path, start: int):
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
+        # Event files are named by the second: the suffix keeps a quick resume from writing over the last one.
+        self.writer = SummaryWriter(
+            str(run / "tensorboard"), purge_step=start + 1 if start else None, filename_suffix=f".{start}"
+        )
 
     def write(self, record: dict[str, Any]) -> None:
         for name, value in record.items():
@@ -153,7 +156,7 @@ class WeightsAndBiases:
         self.wandb_run.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
 
     def close(self) -> None:
-        self.wandb_run.finish(quiet=True)
+        self.wandb_run.finish()
 
 
 def check_trackers(config: Config) -> None:
