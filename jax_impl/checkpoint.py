@@ -7,6 +7,7 @@ random key) and `facts` (JSON: what else the loop must remember, see `recipe.fac
 import contextlib
 import gc
 import io
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -146,10 +147,14 @@ def load_params(run: Path, step: int | None = None) -> tuple[Config, dict[str, n
 
 
 def read_facts(run: Path, step: int) -> Facts:
-    """The facts of a checkpoint. Raises UserError if they are not there or not those that were saved."""
+    """The facts of a checkpoint. Raises UserError if they are not there or not those that were saved.
+
+    The file that orbax's JsonSave wrote is read as it is: orbax would wait for all processes to read with it.
+    """
     if (run / CHECKPOINTS / str(step) / "facts.json").exists():
         raise UserError(f"{run} is a run of torch_ref; python -m parity convert {run} OUT_DIR makes one of jax_impl")
-    facts = _read(run, step, facts=ocp.args.JsonRestore())["facts"]
+    path = run / CHECKPOINTS / str(step) / "facts" / "metadata"
+    facts = attempt(run, step, lambda: json.loads(path.read_text(encoding="utf-8")))
     try:
         return unseal(facts)
     except ValueError as error:

@@ -30,12 +30,14 @@ AXIS = "data"
 class Steps(NamedTuple):
     """The steps, compiled on first use, and how to bring arrays to where they run.
 
-    `train` donates its state: the old one is gone after the call. Batches are this process's share of the global
+    `train` donates its state: the old one is gone after the call. Its `signal` is a number of this process; over
+    several devices the metrics hold the largest. Batches are this process's share of the global
     one. `global_state` names the same arrays as belonging to all processes, as a checkpoint must see them;
     `local_params` are parameters that one process can compute with alone.
     """
 
-    train: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]]
+    train: Callable[..., tuple[State, dict[str, jax.Array]]]  # (state, batch, signal=0)
+    compiled: Any  # what `train` calls: the result of jax.jit or jax.pmap
     evaluate: Callable[[State, Batch], Sums]
     init_state: Callable[[dict[str, np.ndarray]], State]
     place_state: Callable[[State], State]
@@ -91,8 +93,10 @@ def make_steps(config: Config, mode: str, model: Model, optimizer: optax.Gradien
 
 def jit_steps(config: Config, model: Model, optimizer: optax.GradientTransformation) -> Steps:
     """One device."""
+    step = jax.jit(partial(train_step, config, model, optimizer), donate_argnums=0)
     return Steps(
-        train=jax.jit(partial(train_step, config, model, optimizer), donate_argnums=0),
+        train=lambda state, batch, signal=0: step(state, batch),
+        compiled=step,
         evaluate=jax.jit(lambda state, batch: eval_step(model, state.params, state.buffers, batch)),
         init_state=lambda weights: jax.device_put(init_state(model, optimizer, weights, config.train.seed)),
         place_state=jax.device_put,
@@ -107,10 +111,12 @@ def pmap_steps(config: Config, model: Model, optimizer: optax.GradientTransforma
     """The whole state on every device, the examples divided; `psum` adds the gradients before the optimizer."""
     n = jax.local_device_count()
     # The state has no device axis: in_axes=None replicates it, out_axes=None returns it as one replicated array.
-    train = jax.pmap(
-        partial(train_step, config, model, optimizer, axis_name=AXIS),
+    step = jax.pmap(
+        with_signal(
+            partial(train_step, config, model, optimizer, axis_name=AXIS), partial(jax.lax.pmax, axis_name=AXIS)
+        ),
         axis_name=AXIS,
-        in_axes=(None, 0),
+        in_axes=(None, 0, 0),
         out_axes=(None, None),
         donate_argnums=0,
     )
@@ -123,7 +129,8 @@ def pmap_steps(config: Config, model: Model, optimizer: optax.GradientTransforma
     here = NamedSharding(Mesh(np.array(jax.local_devices()), AXIS), PartitionSpec())
     everywhere = Mesh(np.array(jax.devices()), AXIS)
     return Steps(
-        train=train,
+        train=lambda state, batch, signal=0: step(state, batch, np.full(n, signal, np.int32)),
+        compiled=step,
         evaluate=evaluate,
         init_state=lambda weights: jax.device_put(init_state(model, optimizer, weights, config.train.seed), here),
         place_state=lambda state: jax.device_put(state, here),
@@ -141,6 +148,7 @@ def fsdp_steps(config: Config, model: Model, optimizer: optax.GradientTransforma
     start = partial(init_state, model, optimizer, seed=config.train.seed)
     shardings = fsdp.state_shardings(jax.eval_shape(start, shapes), mesh)
     start_divided = jax.jit(start, out_shardings=shardings)
+    step = fsdp_train(config, model, optimizer, mesh, shardings)
 
     def place(x: Any, sharding: NamedSharding, dtype: Any = None) -> jax.Array:
         """Every process holds all of x and puts its own parts on its devices."""
@@ -156,7 +164,10 @@ def fsdp_steps(config: Config, model: Model, optimizer: optax.GradientTransforma
         return start_divided(placed)
 
     return Steps(
-        train=fsdp_train(config, model, optimizer, mesh, shardings),
+        train=lambda state, batch, signal=0: step(
+            state, batch, _place_examples(np.full(jax.local_device_count(), signal, np.int32), mesh, axis=0)
+        ),
+        compiled=step,
         evaluate=jax.jit(partial(fsdp.divided_eval_step, mesh, jnp.dtype(config.train.dtype), model)),
         init_state=start_from,
         place_state=lambda state: jax.tree.map(place, state, shardings),
@@ -175,10 +186,24 @@ def fsdp_train(
     """The jitted train step over a mesh, whose devices need not be attached: `aot.py` compiles it for others."""
     gradients = fsdp.divided_gradients(mesh, jnp.dtype(config.train.dtype))
     return jax.jit(
-        partial(train_step, config, model, optimizer, gradients=gradients),
+        with_signal(partial(train_step, config, model, optimizer, gradients=gradients), jnp.max),
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
+
+
+def with_signal(step: Callable[[State, Batch], Any], largest: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
+    """The step with one more argument, a number per device, and the largest of them among its metrics.
+
+    It is made to depend on the loss, so that it is gathered last: XLA on a CPU runs a collective that depends on
+    nothing beside those inside a loop, in another order on each process, and gloo then mixes them up.
+    """
+
+    def train(state: State, batch: Batch, signal: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        state, metrics = step(state, batch)
+        return state, {**metrics, "signal": largest(jnp.where(metrics["loss"] > -jnp.inf, signal, 0))}
+
+    return train
 
 
 def _split_examples(x: np.ndarray, n: int, axis: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from recipe.errors import RunError, UserError, run_command
 
 Result = TypeVar("Result")
 
-HEARTBEAT_SECONDS = 20  # without a sign of life for so long, a process is taken for dead
+HEARTBEAT_SECONDS = 30  # without a sign of life for so long, a process is taken for dead
 TEXT_BYTES = 4096  # longest text that processes tell each other
 
 # What XLA and orbax say when another process has gone: gloo on CPUs, NCCL on GPUs, the coordination service on all.
@@ -53,7 +53,6 @@ def initialize(config: Config) -> None:
             d.num_processes,
             d.process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except Exception as error:
         line = str(error).strip().splitlines()[0][:200]
@@ -107,21 +106,16 @@ def first_does(action: Callable[[], Result]) -> Result | None:
     return result
 
 
-def agree(ask: Callable[[], int | None]) -> Callable[[], int | None]:
-    """What to call for the largest number that any process has, or None; all processes do so at the same step.
+def agreed(own: int | None, gathered: jax.Array | None) -> int | None:
+    """The signal on which all processes act at the same step, or None.
 
-    One process is asked when the answer is fetched. Several are asked now, and the exchange is dispatched before the
-    step that follows, so that neither waits for the other.
+    One process acts on its own. Several act on the largest that any of them passed to the step before, which brought
+    them together (`with_signal` in parallel.py); a collective of its own could overtake the step on a CPU, in another
+    order on each process, and block them all.
     """
     if not several():
-        return ask
-    answer = _largest_of_all()(np.full((jax.local_device_count(),), ask() or 0, np.int32))
-    return lambda: int(answer) or None
-
-
-@functools.cache
-def _largest_of_all() -> Callable[[np.ndarray], jax.Array]:
-    return jax.pmap(lambda x: jax.lax.pmax(x, "data"), "data", out_axes=None)
+        return own
+    return None if gathered is None else int(gathered) or None
 
 
 def leave_together(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:

@@ -135,15 +135,17 @@ def main(argv: list[str]) -> int:
         describe(log, config, run, mode, data, resumed, start)
         if start == 0:
             run_evaluation(0)
+        step_metrics: dict[str, jax.Array] = {}
         pending = None  # the metrics of the step before, fetched while this one runs
         batches = train_batches(data.train, start, config.train.steps, rank, count)
         for step, batch in enumerate(batches, start + 1):
-            asked = processes.agree(lambda: stop.signal)
-            state, step_metrics = steps.train(state, steps.place_train_batch(batch))
+            gathered = step_metrics.get("signal")  # of the step before
+            state, step_metrics = steps.train(state, steps.place_train_batch(batch), stop.signal or 0)
             record(log, config, model.params, pending)
             pending = (step, step_metrics)
 
-            agreed = asked()  # read once: a signal that comes from here on counts at the next step
+            # Read once: a signal that comes from here on counts at the next step.
+            agreed = processes.agreed(stop.signal, gathered)
             stopping = agreed is not None
             if stopping:
                 stop.signal = agreed

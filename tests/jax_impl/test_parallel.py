@@ -83,8 +83,8 @@ def test_a_step_takes_its_state_over_and_compiles_once(mode, x64):
     jax.monitoring.unregister_event_duration_listener(listen)
     assert counts[0] > 0, "the counter sees no compilation at all"
     assert counts[-1] == counts[1], "compiled again after the second step"
-    if hasattr(steps.train, "_cache_size"):
-        assert steps.train._cache_size() == 1
+    if mode != "pmap":  # whose wrapper does not tell
+        assert steps.compiled._cache_size() == 1
 
 
 def test_jit_on_several_devices_is_refused(monkeypatch):
@@ -163,8 +163,8 @@ def measure_shares() -> dict[str, float]:
         config = replace(config, optimizer=replace(config.optimizer, newton_schulz_steps=newton_schulz_steps))
         steps, state = start(config, "fsdp")
         batch = steps.place_train_batch(next(make_batches(config)))
-        train: Any = steps.train
-        flops.append(train.lower(state, batch).compile().cost_analysis()["flops"])
+        signal = jax.ShapeDtypeStruct((jax.device_count(),), jnp.int32)
+        flops.append(steps.compiled.lower(state, batch, signal).compile().cost_analysis()["flops"])
     leaves = jax.tree.leaves(state.opt_state)
     here = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
     return {
