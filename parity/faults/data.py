@@ -63,7 +63,7 @@ FAULTS = (
         "targets shifted twice",
         "embedding",
         "data",
-        "the stream shifts the targets and the model's input code again (Hugging Face's models shift inside, nanochat's do not)",
+        "shifted by the stream and again by the model, as Hugging Face's models do",
         altered_batches(shifted_again),
     ),
     Fault("mask of targets lost", "embedding", "data", "ignored targets arrive as class 0", altered_batches(mask_lost)),

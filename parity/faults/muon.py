@@ -55,14 +55,28 @@ def constant_momentum(config: Config) -> Config:
 
 
 def from_optax(config: Config, group: Any, *args: Any) -> optax.GradientTransformation:
-    """optax.contrib's momentum and orthogonalization under our own scale, decay and rate."""
+    """optax.contrib's momentum and orthogonalization under our own scale, decay and rate, and in our own state."""
     if group.algorithm != "muon":
         return make_transform(config, group, *args)
     o, steps = config.optimizer, config.train.steps
-    scaled = optax.stateless(lambda updates, _: jax.tree.map(lambda u: shape_scale(u.shape) * u, updates))
+
+    def all_matrices(updates: Any) -> Any:
+        return jax.tree.map(lambda _: contrib.MuonDimensionNumbers(), updates)
+
+    theirs = contrib.scale_by_muon(
+        beta=o.momentum_start, ns_steps=o.newton_schulz_steps, weight_dimension_numbers=all_matrices
+    )
+
+    def update(grads: Any, state: MuonState, params: Any = None) -> Any:
+        their_state = theirs.init(grads)._replace(count=state.count, mu=state.momentum)
+        updates, after = theirs.update(grads, their_state)
+        updates = jax.tree.map(lambda u: shape_scale(u.shape) * u, updates)
+        return updates, MuonState(after.count, after.mu)
+
     return optax.chain(
-        contrib.scale_by_muon(beta=o.momentum_start, ns_steps=o.newton_schulz_steps),
-        scaled,
+        optax.GradientTransformation(
+            lambda params: MuonState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params)), update
+        ),
         optax.add_decayed_weights(lambda count: group.weight_decay * decay_multiplier(o, steps, count)),
         optax.scale_by_learning_rate(lambda count: group.learning_rate * lr_multiplier(o, steps, count)),
     )

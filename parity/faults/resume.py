@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jax_impl import checkpoint, input, step
 from parity.faults.fault import Fault, swap
+from parity.jax_side import Observed
 
 restore, train_step, train_batches = checkpoint.restore, step.train_step, input.train_batches
 
@@ -23,7 +24,12 @@ def losing(change: Any) -> Any:
 
 
 def zeros(tree: Any, kind: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.zeros_like(x) if jnp.issubdtype(x.dtype, kind) else x, tree)
+    """The leaves of one kind of number set to zero, but for what the check's own probes hold."""
+
+    def emptied(x: Any) -> Any:
+        return x if isinstance(x, Observed) or not jnp.issubdtype(x.dtype, kind) else jnp.zeros_like(x)
+
+    return jax.tree.map(emptied, tree, is_leaf=lambda x: isinstance(x, Observed))
 
 
 def through_bfloat16(state: Any) -> Any:

@@ -99,10 +99,8 @@ def choose(model: str | None, only: str | None) -> list[Fault]:
     chosen = [f for f in CATALOGUE if model in (None, f.model) and only in (None, f.name)]
     if not chosen:
         near = [f.name for f in CATALOGUE if only and only.lower() in f.name.lower()]
-        where = f" of {model}" if model else ""
-        raise UserError(
-            f"no fault{where} is called {only!r}; {'perhaps ' + repr(near[0]) if near else 'leave --only out to see all'}"
-        )
+        hint = f"perhaps {near[0]!r} was meant" if near else "leave --only out to see all"
+        raise UserError(f"no fault{f' of {model}' if model else ''} is called {only!r}; {hint}")
     configs = [config_of(fault) for fault in CATALOGUE]
     return sorted(chosen, key=lambda fault: configs.index(config_of(fault)))
 
