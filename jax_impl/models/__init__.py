@@ -4,7 +4,7 @@ Every key of the dicts is a string, and the keys joined with dots are torch's `s
 bridge between the frameworks is the identity.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_impl.models.attention import causal_attention
 from jax_impl.models.embedding import EmbeddingModel
 from jax_impl.models.gpt import GPT
 from jax_impl.models.linear import LinearClassifier
@@ -43,10 +44,14 @@ class Model(NamedTuple):
         return _tree(nnx.state(module, nnx.BatchStat))
 
 
-def make_model(config: Config, axis_name: str | tuple[str, ...] | None = None) -> Model:
+def make_model(
+    config: Config,
+    axis_name: str | tuple[str, ...] | None = None,
+    attend: Callable[..., jax.Array] = causal_attention,
+) -> Model:
     """The model that a configuration asks for; its sizes must be filled in. No array is allocated.
 
-    axis_name: the mapped axis over which BatchNorm takes its statistics under pmap.
+    axis_name: the mapped axes over which BatchNorm takes its statistics. attend: gpt's attention over a sequence.
     """
     dtype, param_dtype = jnp.dtype(config.train.dtype), jnp.dtype(config.param_dtype)
 
@@ -65,6 +70,8 @@ def make_model(config: Config, axis_name: str | tuple[str, ...] | None = None) -
     for path, part in nnx.iter_modules(module):
         if hasattr(part, "path"):
             part.path = ".".join(map(str, path))
+        if hasattr(part, "attend"):
+            part.attend = attend
     graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
     params, buffers = states
     # Flax makes running statistics float32 whatever the parameters are; torch gives both one type.

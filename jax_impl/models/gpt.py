@@ -13,6 +13,7 @@ Shapes: B batch, T time, S cached time, D model, H query heads, K key/value head
 Names in quotes are the paths of torch's modules, which the parity engine compares one by one.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -82,6 +83,7 @@ class CausalSelfAttention(nnx.Module):
         self.c_k = Linear(width, kv_width, bias=False, param_dtype=param_dtype)
         self.c_v = Linear(width, kv_width, bias=False, param_dtype=param_dtype)
         self.c_proj = Linear(width, width, bias=False, param_dtype=param_dtype)
+        self.attend: Callable[..., jax.Array] = causal_attention  # or another implementation of it
         self.path = ""
 
     def __call__(self, x_BTD, cos_TC, sin_TC, cached=None):
@@ -100,7 +102,7 @@ class CausalSelfAttention(nnx.Module):
             keys_BSKC, values_BSKC, start = cached
             k_BTKC = jax.lax.dynamic_update_slice_in_dim(keys_BSKC, k_BTKC, start, axis=1)
             v_BTKC = jax.lax.dynamic_update_slice_in_dim(values_BSKC, v_BTKC, start, axis=1)
-        y_BTHC = causal_attention(q_BTHC, k_BTKC, v_BTKC, start)
+        y_BTHC = self.attend(q_BTHC, k_BTKC, v_BTKC, start)
         y_BTD = checkpoint_name(y_BTHC.reshape(B, T, D), f"{self.path}.y")
         return checkpoint_name(self.c_proj(y_BTD), self.path), (k_BTKC, v_BTKC)
 
