@@ -65,6 +65,7 @@ def rotary_table(config: GPTConfig, length: int) -> tuple[np.ndarray, np.ndarray
     return np.cos(angle_TC).astype(dtype), np.sin(angle_TC).astype(dtype)
 
 
+@jax.custom_vjp
 def apply_rotary(x_BTHC: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array) -> jax.Array:
     """Rotate each pair (x[i], x[i + C/2]) by minus its angle, as upstream does (arXiv:2104.09864, by halves)."""
     half = x_BTHC.shape[-1] // 2
@@ -73,6 +74,13 @@ def apply_rotary(x_BTHC: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array) -> jax
     cos, sin = cos_TC[:, None, :].astype(wide), sin_TC[:, None, :].astype(wide)
     rotated = jnp.concatenate([x1 * cos + x2 * sin, x2 * cos - x1 * sin], axis=-1)
     return rotated.astype(x_BTHC.dtype)
+
+
+# A rotation's transpose is the rotation back; JAX's own rule would pad and add the halves. The table is a constant.
+apply_rotary.defvjp(
+    lambda x_BTHC, cos_TC, sin_TC: (apply_rotary(x_BTHC, cos_TC, sin_TC), (cos_TC, sin_TC)),
+    lambda table, dy_BTHC: (apply_rotary(dy_BTHC, table[0], -table[1]), None, None),
+)
 
 
 class CausalSelfAttention(nnx.Module):

@@ -22,7 +22,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., D) -> (..., O)."""
-        y = jnp.einsum("...d,od->...o", x, self.weight[...].astype(x.dtype))
+        # Leading axes made one: the gradients' products then take their operands as they lie, without copies.
+        y = (x.reshape(-1, x.shape[-1]) @ self.weight[...].astype(x.dtype).T).reshape(*x.shape[:-1], -1)
         if self.bias is not None:
             # Wide, as torch adds it: the gradient of a bfloat16 bias would be summed over the batch in bfloat16.
             wide = jnp.promote_types(x.dtype, jnp.float32)
