@@ -39,7 +39,8 @@ def orthogonalize(x_NMK: jax.Array, steps: int, dtype: jnp.dtype) -> jax.Array:
         x_NMK = x_NMK.mT
     x_NMK = x_NMK / (jnp.linalg.norm(x_NMK, axis=(-2, -1), keepdims=True) + EPS)
     for _ in range(steps):
-        a_NMM = x_NMK @ x_NMK.mT
+        # The barrier keeps XLA from folding the transpose into the product, which on a CPU is then a quarter slower.
+        a_NMM = x_NMK @ jax.lax.optimization_barrier(x_NMK.mT)
         x_NMK = a * x_NMK + (b * a_NMM + c * (a_NMM @ a_NMM)) @ x_NMK
     return x_NMK.mT if tall else x_NMK
 

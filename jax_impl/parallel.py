@@ -15,7 +15,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jax_impl import fsdp
+from jax_impl import cpu, fsdp
 from jax_impl.chips import chip_of
 from jax_impl.losses import Sums
 from jax_impl.models import Model, flatten
@@ -93,11 +93,14 @@ def make_steps(config: Config, mode: str, model: Model, optimizer: optax.Gradien
 
 def jit_steps(config: Config, model: Model, optimizer: optax.GradientTransformation) -> Steps:
     """One device."""
-    step = jax.jit(partial(train_step, config, model, optimizer), donate_argnums=0)
+    options = cpu.compiler_options()
+    step = jax.jit(partial(train_step, config, model, optimizer), donate_argnums=0, compiler_options=options)
     return Steps(
         train=lambda state, batch, signal=0: step(state, batch),
         compiled=step,
-        evaluate=jax.jit(lambda state, batch: eval_step(model, state.params, state.buffers, batch)),
+        evaluate=jax.jit(
+            lambda state, batch: eval_step(model, state.params, state.buffers, batch), compiler_options=options
+        ),
         init_state=lambda weights: jax.device_put(init_state(model, optimizer, weights, config.train.seed)),
         place_state=jax.device_put,
         place_train_batch=jax.device_put,

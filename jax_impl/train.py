@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_impl import checkpoint, parallel, processes
+from jax_impl import checkpoint, cpu, parallel, processes
 from jax_impl.evaluate import evaluate, metrics
 from jax_impl.generate import sample_text
 from jax_impl.input import eval_batches, train_batches
@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
 
     data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
     config = fill_in(config, data)
+    cpu.keep_freed_memory()
 
     mode = parallel.choose_mode(config)
     model = make_model(config, parallel.axis_name(mode))

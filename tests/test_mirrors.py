@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 JAX_FILES = {
     "aot.py": "compiling for a machine that is not there is XLA's",
     "chips.py": "the table of accelerators that aot and MFU look up",
+    "cpu.py": "what XLA on a CPU needs to be told; torch_ref is torch as it comes",
     "fsdp.py": "dividing parameters among devices; torch_ref shows data parallel only",
     "plot.py": "one command draws the runs of both",
     "processes.py": "jax.distributed; torch_ref has torchrun, and parallel.py for what is left",

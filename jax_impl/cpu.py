@@ -1,0 +1,45 @@
+"""What XLA and the C library need to be told to be fast on a CPU. Nothing here changes what is computed."""
+
+import ctypes
+import functools
+import sys
+
+import jax
+
+# XLA's CPU backend hands matrix products and reductions to a library of its own, YNN, which is younger than the Eigen
+# kernels beside it: on an AVX-512 core these reached 195 GFLOP/s in the products of a GPT's step, YNN 170, and YNN's
+# row sums took five times as long. An empty list of fusion types keeps to Eigen.
+EIGEN_KERNELS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+# mallopt's parameters, from glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+
+@functools.cache
+def compiler_options() -> dict[str, str] | None:
+    """For `jax.jit(..., compiler_options=...)`: None elsewhere than on a CPU, or where this XLA doesn't know them."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=EIGEN_KERNELS).lower().compile()
+    except jax.errors.JaxRuntimeError:  # an experimental option, gone from another release
+        return None
+    return EIGEN_KERNELS
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's malloc to keep what is freed; call it before the first computation. False where there is no glibc.
+
+    XLA allocates a step's temporary memory anew for each step, and by default glibc gives such large pieces back to
+    the system: the next step takes a page fault for every 4 KB, 54,000 of them in a step of the benchmarks' first
+    GPT. The process then holds its peak for good. One arena, since only the first grows by brk, which trimming rules.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    never_trim = 2**31 - 1  # bytes free at the top
+    settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, never_trim))
+    done = [mallopt(parameter, value) for parameter, value in settings]
+    return all(done)

@@ -1,0 +1,55 @@
+"""The switches for a CPU: known to this XLA, ignored by another, and kept memory that takes no page faults."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jax_impl import cpu
+
+FAULTS = """
+import resource, sys
+import jax, jax.numpy as jnp
+from jax_impl import cpu
+if sys.argv[1] == "keep":
+    assert cpu.keep_freed_memory()
+# Eight arrays of 8 MB that exist at once: more temporary memory than glibc would keep of its own accord.
+step = jax.jit(lambda x: sum(jax.lax.optimization_barrier([x * n for n in range(8)])).sum())
+x = jnp.ones((1448, 1448))
+for _ in range(3):
+    step(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.fixture
+def fresh_options():
+    cpu.compiler_options.cache_clear()
+    yield
+    cpu.compiler_options.cache_clear()
+
+
+def test_this_xla_knows_the_options_and_keeps_to_eigen(fresh_options):
+    product = jax.jit(jnp.matmul, compiler_options=cpu.compiler_options())
+    shape = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    assert "ynn_fusion" in jax.jit(jnp.matmul).lower(shape, shape).compile().as_text()
+    assert "ynn_fusion" not in product.lower(shape, shape).compile().as_text()
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(fresh_options, monkeypatch):
+    monkeypatch.setattr(cpu, "EIGEN_KERNELS", {"xla_cpu_no_such_option": ""})
+    assert cpu.compiler_options() is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_a_step_takes_no_page_faults_for_memory_that_was_kept():
+    faults = {
+        mode: int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, check=True).stdout)
+        for mode in ("give back", "keep")
+    }
+    assert faults["give back"] > 1000
+    assert faults["keep"] < faults["give back"] / 10
