@@ -1,0 +1,125 @@
+"""What is read off a compiled program, and the bounds made from it; the compilation itself needs libtpu."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jax_impl import hlo
+from jax_impl.chips import chip_of
+from jax_impl.hlo import Collective
+from jax_impl.roofline import exchange_seconds, roofline
+from tests.trajectories import environment
+
+# A program with each case that is counted in a way of its own: a loop of five trips, an asynchronous gather that is
+# spread over three fusions, a reduce-scatter written around an all-reduce, and the three notations of groups.
+PROGRAM = """HloModule step
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (p: (f32[8,128])) -> (f32[8,128]) {
+  %p = (f32[8,128]{1,0}) parameter(0)
+  %x = f32[8,128]{1,0} get-tuple-element(%p), index=0
+  %reduced = f32[8,128]{1,0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %t = (f32[8,128]{1,0}) tuple(%reduced)
+}
+
+%condition (p: (f32[8,128])) -> pred[] {
+  ROOT %go = pred[] constant(true)
+}
+
+%fused_start (s: bf16[2,128]) -> bf16[8,128] {
+  %gather.1 = bf16[8,128]{1,0} all-gather(%s), replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %c1 = bf16[8,128]{1,0} custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (s: bf16[2,128]) -> bf16[8,128] {
+  ROOT %gather.2 = bf16[8,128]{1,0} all-gather(%s), replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+%fused_done (s: bf16[2,128]) -> bf16[8,128] {
+  %gather.3 = bf16[8,128]{1,0} all-gather(%s), replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %c3 = bf16[8,128]{1,0} custom-call(%gather.3), custom_call_target="AsyncCollectiveDone"
+}
+
+%all-reduce-scatter.1 (s: f32[8,128]) -> f32[2,128] {
+  %whole = f32[8,128]{1,0} all-reduce(%s), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %part = f32[2,128]{1,0} dynamic-slice(%whole)
+}
+
+ENTRY %main (a: f32[8,128], s: bf16[2,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %s = bf16[2,128]{1,0} parameter(1)
+  %t0 = (f32[8,128]{1,0}) tuple(%a)
+  %loop = (f32[8,128]{1,0}) while(%t0), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %g1 = bf16[8,128]{1,0} fusion(%s), kind=kCustom, calls=%fused_start
+  %g2 = bf16[8,128]{1,0} fusion(%s), kind=kCustom, calls=%async_collective_fusion.1
+  %g3 = bf16[8,128]{1,0} fusion(%s), kind=kCustom, calls=%fused_done
+  %rs = f32[2,128]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
+  %rs2 = f32[2,128]{1,0} reduce-scatter(%a), replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%add
+  %rs3 = f32[2,128]{1,0} reduce-scatter(%a), replica_groups=mesh['x'=4,'y'=2] {'x'}, dimensions={0}, to_apply=%add
+  ROOT %fast = f32[8,128]{1,0:S(1)} copy(%a)
+}
+"""
+
+
+def test_collectives_are_counted_as_often_as_they_run_and_a_gather_in_pieces_once():
+    whole, half = 8 * 128 * 4, 8 * 128 * 2
+    assert {exchange.kind: exchange for exchange in hlo.collectives(PROGRAM)} == {
+        "all-reduce": Collective("all-reduce", 5 * whole, whole, 5),
+        "all-gather": Collective("all-gather", half, half, 1),
+        "reduce-scatter": Collective("reduce-scatter", 3 * whole, whole, 3),
+    }
+
+
+def test_memory_traffic_leaves_out_fast_memory_and_repeats_a_loop():
+    whole, half, part, small = 8 * 128 * 4, 8 * 128 * 2, 2 * 128 * 4, 2 * 128 * 2
+    loop = 5 * 2 * whole
+    assert hlo.memory_bytes(PROGRAM) == loop + 3 * (half + small) + 3 * (whole + part) + whole
+
+
+def test_the_longest_name_tells_the_chip():
+    v5e, v5p = chip_of("TPU v5 lite"), chip_of("TPU v5")
+    assert v5e is not None
+    assert v5p is not None
+    assert (v5e.flops, v5p.flops) == (197e12, 459e12)
+    assert chip_of("abacus") is None
+
+
+def test_the_roofline_is_the_longest_of_three_bounds():
+    chip = chip_of("TPU v5 lite")
+    assert chip is not None
+    gather = Collective("all-gather", int(180e9), 1, 1)
+    assert exchange_seconds(chip, (4, 4), gather) == pytest.approx(1.0)
+    assert exchange_seconds(chip, (16,), gather) == pytest.approx(2.0)
+    assert exchange_seconds(chip, (4, 4), gather._replace(kind="all-reduce")) == pytest.approx(2.0)
+    bound = roofline(chip, (4, 4), flops=197e12, memory_bytes=2 * 819e9, exchanges=[gather])
+    assert bound == pytest.approx((1.0, 2.0, 1.0))
+    assert (bound.bound_by, bound.efficiency) == ("memory", pytest.approx(0.5))
+
+
+def test_without_libtpu_or_with_an_unknown_topology_one_line_says_what_to_do():
+    command = [sys.executable, "-m", "jax_impl.aot", "--topology", "abacus:1x1"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'twinstep[tpu-aot]'" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu-aot")
+def test_fsdp_on_sixteen_chips_never_reduces_whole_gradients(tmp_path):
+    command = [sys.executable, "-m", "jax_impl.aot", "--topology=v5e:4x4", "--depth=2", "--batch-per-chip=1"]
+    command += ["--sequence-len=256", "--vocab-size=4096", f"--json={tmp_path / 'aot.json'}"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "aot.json").read_text())
+    assert found["fits"]
+    state = 2 * 4 * 2 * 4096 * 128 + 4 * 2 * 12 * 128 * 128  # AdamW's moments of two tables, Muon's momentum
+    assert found["optimizer_state_bytes"] == pytest.approx(state / 16, rel=0.01)
+    reduced = [exchange["largest"] for exchange in found["collectives"] if exchange["kind"] == "all-reduce"]
+    assert max(reduced, default=0) < found["parameters"] * 4 / 10
