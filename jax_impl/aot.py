@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
@@ -31,6 +32,7 @@ from recipe.cli import parse_flags
 from recipe.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, TrainConfig
 from recipe.errors import RunError, UserError, run_command
 from recipe.flops import flops_per_token, matrix_flops_per_step, parameter_count
+from recipe.resolve import sequence_len
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class AotOptions:
     """What to compile, for which chips."""
 
     topology: str = "v5e:4x4"
-    """Kind and arrangement of the chips, as libtpu names them: v5e:4x4, v5e:16x16, v6e:16x16, v5p:4x8x8."""
+    """Kind and arrangement of the chips, as libtpu names them: v5e:4x4, v5e:16x16, v6e:16x16, v5p:4x8x8; or cuda."""
     depth: int = 20
     """Blocks of the GPT; its width is 64 x depth."""
     parallel: Literal["fsdp", "pmap"] = "fsdp"
@@ -59,6 +61,10 @@ class AotOptions:
 
 def main(argv: list[str]) -> int:
     options = parse_flags("python -m jax_impl.aot", AotOptions(), argv)
+    if options.topology == "cuda":
+        size = export_for_cuda(make_config(options, 1))
+        print(f"exported for one CUDA GPU: {size:,} bytes of StableHLO, attention by XLA; nothing was compiled or run")
+        return 0
     devices = absent_devices(options.topology)
     chip = chip_of(devices[0].device_kind)
     if chip is None or not chip.memory:
@@ -129,11 +135,27 @@ def lower_step(config: Config, mode: str, devices: list[Any]) -> tuple[Any, Stat
     state = jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
     )
-    size = (config.train.accumulation, config.batch_size // config.train.accumulation, config.data.sequence_len)  # type: ignore[union-attr]
+    size = (config.train.accumulation, config.batch_size // config.train.accumulation, sequence_len(config))
     tokens = jax.ShapeDtypeStruct(size, jnp.int32, sharding=by_example)
     signal = jax.ShapeDtypeStruct((len(devices),), jnp.int32, sharding=NamedSharding(mesh, fsdp.batch_spec(mesh, 0)))
     traced = train.trace(state, {"tokens": tokens, "targets": tokens}, signal)
     return traced.lower(lowering_platforms=("tpu",)), state
+
+
+def export_for_cuda(config: Config) -> int:
+    """Lower the step for one GPU from a machine without one; returns the size of the program in bytes.
+
+    Attention is XLA's: cuDNN's can be exported only where a GPU is present.
+    """
+    parallel.set_precision(config)
+    model = make_model(config)
+    optimizer = make_optimizer(config, model.params)
+    state = jax.eval_shape(partial(init_state, model, optimizer, seed=0), flatten(model.params))
+    size = (config.train.accumulation, config.batch_size // config.train.accumulation, sequence_len(config))
+    tokens = jax.ShapeDtypeStruct(size, jnp.int32)
+    step = jax.jit(partial(train_step, config, model, optimizer), donate_argnums=0)
+    exported = jax.export.export(step, platforms=["cuda"])(state, {"tokens": tokens, "targets": tokens})
+    return len(exported.mlir_module_serialized)
 
 
 def compile_step(options: AotOptions, devices: list[Any], chip: Chip) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jax_impl import cpu, fsdp
 from jax_impl.chips import chip_of
 from jax_impl.losses import Sums
 from jax_impl.models import Model, flatten
+from jax_impl.models.attention import causal_attention
 from jax_impl.muon import Spread, on_every_device
 from jax_impl.step import Axes, Batch, State, eval_step, init_state, train_step
 from recipe.config import Config
@@ -83,6 +84,15 @@ def axis_name(mode: str) -> Axes:
 def spread(mode: str) -> Spread:
     """How Muon's stacks of matrices are divided among the devices."""
     return fsdp.divide_stack(fsdp.make_mesh()) if mode == "fsdp" else on_every_device
+
+
+def attention() -> Callable[..., jax.Array]:
+    """gpt's attention on these devices: on TPUs the kernel that never holds all scores."""
+    if jax.default_backend() != "tpu":
+        return causal_attention
+    from jax_impl.models.splash import splash_attention  # Pallas takes a second to import
+
+    return splash_attention
 
 
 def make_steps(config: Config, mode: str, model: Model, optimizer: optax.GradientTransformation) -> Steps:

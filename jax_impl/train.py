@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     cpu.keep_freed_memory()
 
     mode = parallel.choose_mode(config)
-    model = make_model(config, parallel.axis_name(mode))
+    model = make_model(config, parallel.axis_name(mode), parallel.attention())
     optimizer = make_optimizer(config, model.params, parallel.spread(mode))
     steps = parallel.make_steps(config, mode, model, optimizer)
 

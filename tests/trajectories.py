@@ -13,7 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from recipe.config import Config, CorpusConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
+from recipe.config import (
+    Config,
+    CorpusConfig,
+    Dtype,
+    GPTConfig,
+    LinearConfig,
+    MLPConfig,
+    OptimizerConfig,
+    TabularConfig,
+)
 from recipe.config import TrainConfig as Train
 from recipe.init import initial_weights
 
@@ -32,8 +41,8 @@ CASES = {
 }
 
 
-def make_config(case: str, accumulation: int) -> Config:
-    train = Train(steps=STEPS, batch_size=BATCH_SIZE, accumulation=accumulation, dtype="float64", init="nonzero")
+def make_config(case: str, accumulation: int, dtype: Dtype = "float64") -> Config:
+    train = Train(steps=STEPS, batch_size=BATCH_SIZE, accumulation=accumulation, dtype=dtype, init="nonzero")
     return replace(CASES[case], optimizer=OPTIMIZER, train=train)
 
 

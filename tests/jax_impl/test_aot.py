@@ -5,13 +5,20 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
-from jax_impl import hlo
+from jax_impl import hlo, parallel
+from jax_impl.aot import export_for_cuda
 from jax_impl.chips import chip_of
 from jax_impl.hlo import Collective
+from jax_impl.models.attention import causal_attention
+from jax_impl.models.splash import splash_attention
 from jax_impl.roofline import exchange_seconds, roofline
-from tests.trajectories import environment
+from tests.trajectories import environment, make_config
 
 # A program with each case that is counted in a way of its own: a loop of five trips, an asynchronous gather that is
 # spread over three fusions, a reduce-scatter written around an all-reduce, and the three notations of groups.
@@ -108,6 +115,34 @@ def test_without_libtpu_or_with_an_unknown_topology_one_line_says_what_to_do():
     assert done.returncode == 2
     assert "pip install 'twinstep[tpu-aot]'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_step_is_exported_for_cuda_from_a_machine_without_a_gpu():
+    # float32: the switch of the precision is the process's, and other tests rely on it
+    assert export_for_cuda(make_config("gpt", 2, dtype="float32")) > 10_000
+
+
+def test_the_kernel_for_tpus_takes_the_place_of_attention_only_where_it_applies(monkeypatch):
+    assert parallel.attention() is causal_attention
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert parallel.attention() is splash_attention
+    random = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(random.standard_normal((1, 16, 2, 8)), jnp.float32) for _ in range(3))
+    assert jnp.array_equal(splash_attention(q, k, v), causal_attention(q, k, v))  # too short for its tiles
+
+
+@pytest.mark.slow
+def test_the_kernel_for_tpus_computes_attention():
+    random = np.random.default_rng(0)
+    q = jnp.asarray(random.standard_normal((1, 256, 2, 128)), jnp.float32)
+    k, v = (jnp.asarray(random.standard_normal((1, 256, 1, 128)), jnp.float32) for _ in range(2))
+    with pltpu.force_tpu_interpret_mode():
+        found, pull_back = jax.vjp(splash_attention, q, k, v)
+        gradients = pull_back(jnp.ones_like(found))
+    expected, expected_pull_back = jax.vjp(causal_attention, q, k, v)
+    assert jnp.linalg.norm(found - expected) <= 1e-5 * jnp.linalg.norm(expected)
+    for gradient, truth in zip(gradients, expected_pull_back(jnp.ones_like(expected)), strict=True):
+        assert jnp.linalg.norm(gradient - truth) <= 1e-5 * jnp.linalg.norm(truth)
 
 
 @pytest.mark.long
