@@ -58,9 +58,11 @@ class JaxSide:
     def __init__(self, config: Config, devices: int = 1):
         self.config = config
         mode = "jit" if devices == 1 else "pmap"
-        self.model = make_model(config)
+        attend = parallel.attention()
+        self.model = make_model(config, None, attend)
         self.optimizer = probing_optimizer(config, self.model.params)
-        self.steps = parallel.make_steps(config, mode, make_model(config, parallel.axis_name(mode)), self.optimizer)
+        stepped = make_model(config, parallel.axis_name(mode), attend)
+        self.steps = parallel.make_steps(config, mode, stepped, self.optimizer)
         self.groups = optimizer.optimizer_groups(config)
         self.jit_capture = jax.jit(self._capture)
         self.jit_optimize = jax.jit(self._optimize)

@@ -101,7 +101,7 @@ FAULTS = (
         "mlp",
         "loss",
         "statistics of each device's share of the batch",
-        swap(make_model, lambda config, axis_name=None: make_model(config)),
+        swap(make_model, lambda config, axis_name=None, *args: make_model(config, None, *args)),
         devices=2,
     ),
 )
