@@ -30,14 +30,14 @@ STEPS = 10
 BATCH_SIZE = 16
 OPTIMIZER = OptimizerConfig(weight_decay=0.1, matrix_weight_decay=0.1, warmup_fraction=0.2, clip_norm=0.5)
 
-# 61 tokens and 10 classes: sizes that no even number of devices divides, beside others that eight devices share.
+# 61 tokens and 9 classes: sizes that no even number of devices divides, beside others that eight devices share.
 CASES = {
     "gpt": Config(
         model=GPTConfig(depth=2, d_model=32, head_dim=8, kv_heads=2, vocab_size=61),
         data=CorpusConfig(sequence_len=16),
     ),
-    "mlp": Config(model=MLPConfig(hidden=16, features=24, classes=10, shared_dropout=True), data=TabularConfig()),
-    "linear": Config(model=LinearConfig(features=24, classes=10), data=TabularConfig()),
+    "mlp": Config(model=MLPConfig(hidden=16, features=24, classes=9, shared_dropout=True), data=TabularConfig()),
+    "linear": Config(model=LinearConfig(features=24, classes=9), data=TabularConfig()),
 }
 
 
@@ -60,7 +60,7 @@ def make_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
         else:
             batch = {
                 "inputs": random.standard_normal((BATCH_SIZE, 24)).astype(np.float32),
-                "targets": random.integers(0, 10, BATCH_SIZE).astype(np.int32),
+                "targets": random.integers(0, 9, BATCH_SIZE).astype(np.int32),
             }
             batch["targets"][random.random(BATCH_SIZE) < share / 2] = -1
             if isinstance(config.model, MLPConfig):
