@@ -53,8 +53,10 @@ def save(manager: ocp.CheckpointManager, state: State, facts: Facts) -> None:
     must not take the place of what can.
     """
     weights, training = split_state(state)
-    # On a CPU orbax may read the arrays where they lie, and the next step's donation would overwrite them.
-    weights, training = jax.tree.map(jnp.copy, (weights, training))
+    if jax.default_backend() == "cpu":
+        # Elsewhere orbax has the arrays on the host before it returns. Here it may write them from where they lie,
+        # and the next step's donation must not reach them.
+        weights, training = jax.tree.map(jnp.copy, (weights, training))
     step = int(state.step)
     sums, finite = inspect_arrays((weights, training))
     names = array_names(weights, training)

@@ -88,13 +88,15 @@ def test_a_run_is_locked_until_its_process_ends_however_it_ends(tmp_path):
     write_run(tmp_path, CONFIG, {})
     context = multiprocessing.get_context("spawn")
     held, done = context.Event(), context.Event()
-    process = context.Process(target=hold, args=(tmp_path, held, done))
+    process = context.Process(target=hold, args=(tmp_path, held, done), daemon=True)
     process.start()
     held.wait()
-    with pytest.raises(UserError, match="another process is writing to"):
-        lock_run(tmp_path)
-    process.kill()
-    process.join()
+    try:
+        with pytest.raises(UserError, match="another process is writing to"):
+            lock_run(tmp_path).close()
+    finally:
+        process.kill()
+        process.join()
     with lock_run(tmp_path):
         pass
 
