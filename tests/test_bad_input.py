@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ from recipe.config import (
     TrainConfig,
     flag,
 )
+from recipe.errors import UserError
+from recipe.presets import DEFAULTS
 from tests.refusals import GPT, NEW, Case, assert_refused, enter_copy, make_runs, put
 from tests.trust import FRAMEWORKS
+from torch_ref import parallel
 
 TEXT_MODELS = ("gpt", "embedding")
 
@@ -175,10 +179,13 @@ def test_a_mode_that_one_process_cannot_run_is_refused(place, capsys, monkeypatc
     assert_refused(
         place, "torch", ["linear", "--parallel", "fsdp", *NEW], "--parallel fsdp is only in jax_impl", capsys
     )
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setenv("RANK", "0")
-    assert_refused(place, "torch", ["linear", *NEW], "--batch-size 128 .* is not divisible by 3 processes", capsys)
-    assert_refused(place, "torch", ["linear", "--parallel", "jit", *NEW], "torchrun started 3", capsys)
+    monkeypatch.setattr(parallel, "shard", lambda: (0, 3))
+    monkeypatch.setattr(parallel.dist, "is_initialized", lambda: True)
+    linear = DEFAULTS["linear"]
+    with pytest.raises(UserError, match="--batch-size 128 .* is not divisible by 3 processes"):
+        parallel.choose_mode(linear)
+    with pytest.raises(UserError, match="torchrun started 3"):
+        parallel.choose_mode(replace(linear, devices=DeviceConfig(parallel="jit")))
 
 
 def test_a_tracker_whose_package_is_missing_is_refused(place, capsys, monkeypatch):

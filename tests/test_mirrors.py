@@ -15,8 +15,12 @@ JAX_FILES = {
     "aot.py": "compiling for a machine that is not there is XLA's",
     "chips.py": "the table of accelerators that aot and MFU look up",
     "cpu.py": "what XLA on a CPU needs to be told; torch_ref is torch as it comes",
+    "head_loss.py": "logits in pieces; torch_ref is the plain reference and makes them all",
     "fsdp.py": "dividing parameters among devices; torch_ref shows data parallel only",
+    "hlo.py": "reading of XLA's compiled programs, for aot",
+    "models/splash.py": "JAX's Pallas attention kernel for TPUs; torch has scaled_dot_product_attention",
     "plot.py": "one command draws the runs of both",
+    "roofline.py": "what a program of XLA's is bound by, for aot",
     "processes.py": "jax.distributed; torch_ref has torchrun, and parallel.py for what is left",
 }
 
@@ -61,7 +65,7 @@ WITHOUT_TWIN: dict[str, tuple[set[str], set[str], str]] = {
         "JAX wraps the step, and processes.py does what is left; torch wraps the model and joins the processes",
     ),
     "step.py": (
-        {"State", "init_state", "summed_loss", "micro_step", "summed_gradients"},
+        {"State", "init_state", "summed_loss", "micro_step", "summed_gradients", "scan_train_steps"},
         set(),
         "JAX's step is a pure function of a state; torch's changes model and optimizers in place",
     ),

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import runpy
+import sys
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ def one_thread():
 @pytest.mark.parametrize("name", QUICK)
 def test_a_page_shows_what_its_script_prints(name, monkeypatch, tmp_path):
     monkeypatch.setenv("TWINSTEP_IMAGES", str(tmp_path))
+    monkeypatch.delitem(sys.modules, f"docs.runs.{name}", raising=False)  # other tests import parts of it
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         runpy.run_module(f"docs.runs.{name}", run_name="__main__")

@@ -93,7 +93,7 @@ def test_generation_ends_when_every_sample_has_met_the_stop_text(monkeypatch):
     [
         ("max_tokens", 0, 1, 2**20, 2**20 + 1),
         ("temperature", -1e-9, 0.0, 1e9, float("inf")),
-        ("top_k", 0, 1, 2**31, None),
+        ("top_k", 0, 1, 2**31 - 1, 2**31),
         ("top_p", 0.0, 1e-9, 1.0, 1.0000001),
         ("seed", -1, 0, 2**32 - 1, 2**32),
         ("samples", 0, 1, 2**12, 2**12 + 1),
