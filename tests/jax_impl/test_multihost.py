@@ -100,7 +100,7 @@ def test_four_processes_train_as_one_does_and_after_a_death_two_resume(flags, mo
 
 @pytest.mark.long
 def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path):
-    flags = [*MLP[:-5], "--steps=100000", *COMMON]
+    flags = ["--steps=100000" if flag == "--steps=12" else flag for flag in MLP]
     run = Processes(2, tmp_path, [*flags, f"--out-dir={tmp_path / 'run'}"])
     while not (tmp_path / "run").exists() or not checkpoint_steps(tmp_path / "run"):
         assert run.running[0].poll() is None, run.finish()
