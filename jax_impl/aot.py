@@ -82,6 +82,7 @@ def main(argv: list[str]) -> int:
 def absent_devices(topology: str) -> list[Any]:
     """Descriptions of the chips of a topology. Raises UserError without libtpu or for a name it does not know."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask a cloud's metadata server where we are
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a lock for chips, and there are none
     jax.config.update("jax_platforms", "cpu")
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
