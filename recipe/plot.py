@@ -1,6 +1,7 @@
 """Pictures of loss curves, for one run or several overlaid."""
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def plot_loss(runs: Sequence[Path], out: Path) -> None:
     """
     import matplotlib
 
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of its cache, once per machine
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

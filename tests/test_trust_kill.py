@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.run_dir import checkpoint_steps
+from recipe.run_dir import CHECKPOINTS, checkpoint_steps, read_metrics
 from tests.trust import FRAMEWORKS, arguments, assert_same_run, write_corpus
 
 # A checkpoint at every step, so that most moments fall into a save or the removal of an old checkpoint.
@@ -54,14 +54,18 @@ class Trial:
         assert process.returncode == 0, err
         return ended - begun
 
-    def kill(self, run: Path, after: float, from_start: bool) -> None:
-        """Start a run and kill it `after` seconds of training, or after its process began."""
+    def kill(self, run: Path, step: int, after: float) -> None:
+        """Start a run and kill it `after` seconds past the first sight of a line of `step`; for -1 past its start."""
         process = self.start(run, *self.argv)
-        while not from_start and process.poll() is None and not (run / "metrics.jsonl").exists():
+        log = run / "metrics.jsonl"
+        while step >= 0 and process.poll() is None:
+            if log.exists() and any(line["step"] >= step for line in read_metrics(run)):
+                break
             time.sleep(0.001)
         time.sleep(after)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -70,15 +74,21 @@ class Trial:
 )
 def test_a_killed_run_resumes_to_the_same_bits(framework, kills, tmp_path):
     trial, moments = Trial(framework, tmp_path), random.Random(kills)
-    seconds = trial.finish(tmp_path / "whole", *trial.argv)
-    reached = []
+    trial.finish(tmp_path / "whole", *trial.argv)
+    a_step = trial.finish(tmp_path / "again", *trial.argv) / STEPS  # compiled already, as those that are killed
+    assert_same_run(framework, tmp_path / "again", tmp_path / "whole")
+    newest = []
     for number in range(kills):
         run = tmp_path / f"killed-{number}"
-        trial.kill(run, moments.uniform(0, seconds), from_start=number % 10 == 9)
+        if number % 10 == 9:
+            trial.kill(run, -1, moments.uniform(0, 5))  # imports, data, the first files
+        else:
+            trial.kill(run, moments.randrange(STEPS - 1), moments.uniform(0, a_step))
         saved = checkpoint_steps(run)
-        reached.append(saved[-1] if saved else None)
+        unfinished = [entry.name for entry in (run / CHECKPOINTS).glob("*") if not entry.name.isdecimal()]
+        newest.append((saved[-1] if saved else None, len(unfinished)))
         began = (run / "config.json").exists()
         trial.finish(run, *(("gpt", "--resume") if began else trial.argv))
         assert_same_run(framework, run, tmp_path / "whole")
         shutil.rmtree(run)
-    print(f"{kills} of {kills}; newest checkpoint at the kill: {reached}")
+    print(f"{kills} of {kills}; newest checkpoint and unfinished ones at the kill: {newest}")
