@@ -15,10 +15,11 @@ from recipe.config import (
 # What `python -m jax_impl.train MODEL` trains when no other flag is given.
 DEFAULTS: dict[str, Config] = {
     "gpt": Config(
-        model=GPTConfig(depth=4, d_model=128, head_dim=64),
+        # Tuned for three minutes on two cores: four small heads learn far faster here than two large ones.
+        model=GPTConfig(depth=4, d_model=128, head_dim=32),
         data=CorpusConfig(sequence_len=256),
-        optimizer=OptimizerConfig(warmdown_fraction=0.5),
-        train=TrainConfig(steps=500, batch_size=16),
+        optimizer=OptimizerConfig(matrix_lr=0.03, warmdown_fraction=0.8),
+        train=TrainConfig(steps=700, batch_size=8, eval_batches=24),
     ),
     "linear": Config(
         model=LinearConfig(),
