@@ -182,7 +182,7 @@ def test_a_mode_that_one_process_cannot_run_is_refused(place, capsys, monkeypatc
     monkeypatch.setattr(parallel, "shard", lambda: (0, 3))
     monkeypatch.setattr(parallel.dist, "is_initialized", lambda: True)
     linear = DEFAULTS["linear"]
-    with pytest.raises(UserError, match="--batch-size 128 .* is not divisible by 3 processes"):
+    with pytest.raises(UserError, match=r"--batch-size 128 .* is not divisible by 3 processes"):
         parallel.choose_mode(linear)
     with pytest.raises(UserError, match="torchrun started 3"):
         parallel.choose_mode(replace(linear, devices=DeviceConfig(parallel="jit")))
