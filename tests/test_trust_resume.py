@@ -25,7 +25,7 @@ CASES = {
     **{model: (model,) for model in MODELS},
     "gpt in bfloat16, accumulated, decayed": (
         *("gpt", "--dtype", "bfloat16", "--accumulation", "2", "--weight-decay", "0.1", "--decay-schedule", "linear"),
-        *("--warmup-fraction", "0.3", "--momentum-steps", "5"),
+        *("--warmup-fraction", "0.3", "--warmdown-fraction", "0.5", "--momentum-steps", "5"),
     ),
     "embedding with SGD": ("embedding", "--matrix-optimizer", "sgd"),
     "mlp with one AdamW": ("mlp", "--optimizer", "adamw"),

@@ -30,7 +30,7 @@ def run(config: Config) -> dict[str, np.ndarray]:
 
     def observed_clip(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
         names = {name.removeprefix("module."): p for name, p in model.named_parameters()}
-        gradients.update({f"gradient.{name}": np.array(p.grad) for name, p in names.items()})
+        gradients.update({f"gradient.{name}": p.grad.numpy().copy() for name, p in names.items()})
         return clip_by_global_norm(model, max_norm)
 
     losses = []
@@ -44,7 +44,7 @@ def run(config: Config) -> dict[str, np.ndarray]:
     parameters = {f"parameter.{name}": p.numpy(force=True) for name, p in model.named_parameters()}
     buffers = {f"buffer.{n}": b.numpy() for n, b in model.named_buffers() if n in weight_shapes(model)}
     names = [name.removeprefix("module.") for name, _ in wrapped.named_parameters()]
-    norms = dict(zip(names, np.array(metrics["leaf_norms"]), strict=True))
+    norms = dict(zip(names, metrics["leaf_norms"].numpy(), strict=True))
     return {
         "loss": np.array(losses),
         "evaluation": np.array([float(x) for x in evaluated]),
