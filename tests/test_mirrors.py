@@ -15,7 +15,6 @@ JAX_FILES = {
     "aot.py": "compiling for a machine that is not there is XLA's",
     "chips.py": "the table of accelerators that aot and MFU look up",
     "cpu.py": "what XLA on a CPU needs to be told; torch_ref is torch as it comes",
-    "head_loss.py": "logits in pieces; torch_ref is the plain reference and makes them all",
     "fsdp.py": "dividing parameters among devices; torch_ref shows data parallel only",
     "hlo.py": "reading of XLA's compiled programs, for aot",
     "models/splash.py": "JAX's Pallas attention kernel for TPUs; torch has scaled_dot_product_attention",
