@@ -104,11 +104,11 @@ COMMON = {
     "unknown data set": Case("iris.*--dataset.*digits", ("linear", "--dataset", "iris")),
     "unknown preset": Case("unknown preset 'd20' of gpt; choose one of parity", ("gpt", "--preset", "d20")),
     "preset of another model": Case("preset 'parity' of mlp; mlp has none", ("mlp", "--preset", "parity")),
-    "head size that does not divide": Case("--head-dim 64 does not divide", ("gpt", "--d-model", "100")),
+    "head size that does not divide": Case("--head-dim 32 does not divide", ("gpt", "--d-model", "100")),
     "odd head size": Case("--head-dim is 9; .* even", ("gpt", "--head-dim", "9")),
-    "key/value heads that do not divide": Case("--kv-heads 3 does not divide the 2", ("gpt", "--kv-heads", "3")),
+    "key/value heads that do not divide": Case("--kv-heads 3 does not divide the 4", ("gpt", "--kv-heads", "3")),
     "batch that accumulation does not divide": Case(
-        "--batch-size 16 is not divisible by --accumulation 3", ("gpt", "--accumulation", "3")
+        "--batch-size 8 is not divisible by --accumulation 3", ("gpt", "--accumulation", "3")
     ),
     "tokens that the sequence does not divide": Case(
         "--batch-tokens 100 is not a multiple of --sequence-len 16", (*GPT, "--batch-tokens", "100")

@@ -58,13 +58,13 @@ WITHOUT_TWIN: dict[str, tuple[set[str], set[str], str]] = {
     "parallel.py": (
         {
             *("Steps", "axis_name", "spread", "make_steps", "jit_steps", "pmap_steps", "fsdp_steps", "fsdp_train"),
-            "with_signal",
+            *("with_signal", "attention"),
         },
         {"initialize", "device", "wrap", "close", "shard", "text_of_first", "agree"},
         "JAX wraps the step, and processes.py does what is left; torch wraps the model and joins the processes",
     ),
     "step.py": (
-        {"State", "init_state", "summed_loss", "micro_step", "summed_gradients", "scan_train_steps"},
+        {"State", "init_state", "summed_loss", "micro_step", "summed_gradients"},
         set(),
         "JAX's step is a pure function of a state; torch's changes model and optimizers in place",
     ),

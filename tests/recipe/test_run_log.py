@@ -159,7 +159,7 @@ def test_the_bar_shows_loss_speed_share_of_the_peak_and_time_left_on_one_line(tm
     assert "a line above" in lines
     last = lines[-1]
     assert len(last) <= 90
-    assert re.match(r"gpt ━+ *[━╸╺]* 250/500 loss 2\.3456, [\d,]+ tokens/s, \d+% of peak, .* left$", last), last
+    assert re.match(r"gpt ━+ *[━╸╺]* 250/700 loss 2\.3456, [\d,]+ tokens/s, \d+% of peak, .* left$", last), last
 
 
 def test_without_a_terminal_there_is_no_bar(tmp_path):
