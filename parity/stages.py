@@ -50,13 +50,21 @@ def compare_schedule(ledger: Ledger, init: str, reference: Named, port: Named) -
 def compare_activations(
     ledger: Ledger, init: str, step: int, reference: Captured, port: Captured, truth: Captured
 ) -> None:
-    """Every activation in the order of the reference's execution, then the gradient of each."""
+    """Every activation in the order of the forward pass, then the gradient of each in that of the backward pass."""
     a, b, t = reference.activations, port.activations, truth.activations
     for name in ledger.names("activations", init, step, a, b):
         ledger.compare(Key("activations", name, init), step, a[name], b[name], t[name])
     a, b, t = reference.gradients, port.gradients, truth.gradients
-    for name in ledger.names("gradients", init, step, a, b, "activation"):
+    for name in backwards(ledger.names("gradients", init, step, a, b, "activation")):
         ledger.compare(Key("gradients", f"d {name}", init, "activation"), step, a[name], b[name], t[name])
+
+
+def backwards(names: list[str]) -> list[str]:
+    """Micro-step by micro-step, each from its end to its beginning."""
+    passes: dict[str, list[str]] = {}
+    for name in names:
+        passes.setdefault(name.partition(" [")[2], []).append(name)
+    return [name for one in passes.values() for name in reversed(one)]
 
 
 def compare_step(ledger: Ledger, init: str, step: int, reference: Stepped, port: Stepped, truth: Stepped) -> None:

@@ -26,6 +26,7 @@ def attend(
     *,
     scale_power: float = -0.5,
     ahead: int = 0,
+    scores_dtype: Any = None,
     softmax_dtype: Any = None,
     masked: float = -jnp.inf,
     tiled: bool = False,
@@ -39,12 +40,12 @@ def attend(
         k_BSHC, v_BSHC = (jnp.repeat(x, H // K, axis=2) for x in (k_BSKC, v_BSKC))
     scores_BHTS = jnp.einsum("bthc,bshc->bhts", q_BTHC, k_BSHC) * C**scale_power
     sees_TS = jnp.arange(S)[None, :] <= start + jnp.arange(T)[:, None] + ahead
-    scores_BHTS = scores_BHTS.astype(softmax_dtype or scores_BHTS.dtype)
+    scores_BHTS = scores_BHTS.astype(scores_dtype or scores_BHTS.dtype)
     if masked == -jnp.inf:
         scores_BHTS = jnp.where(sees_TS, scores_BHTS, -jnp.inf)
     else:
         scores_BHTS = scores_BHTS + jnp.where(sees_TS, 0, jnp.asarray(masked, scores_BHTS.dtype))
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(q_BTHC.dtype)
+    weights_BHTS = jax.nn.softmax(scores_BHTS.astype(softmax_dtype or q_BTHC.dtype), axis=-1).astype(q_BTHC.dtype)
     return jnp.einsum("bhts,bshc->bthc", weights_BHTS, v_BSHC)
 
 
@@ -135,8 +136,8 @@ FAULTS = (
         "mask added in bfloat16",
         "gpt",
         "activations",
-        "scores and mask in bfloat16 before the softmax",
-        attending(masked=-1e9, softmax_dtype=jnp.bfloat16),
+        "scores and mask added in bfloat16, before a softmax that is not",
+        attending(masked=-1e9, scores_dtype=jnp.bfloat16),
     ),
     Fault(
         "mask of -1e9",
