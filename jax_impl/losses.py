@@ -21,14 +21,32 @@ class Sums(NamedTuple):
     bytes: jax.Array  # UTF-8 bytes these stand for, int32
 
 
+@jax.custom_vjp
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """logits (..., V), targets (...) int -> nats (...): logsumexp(logits) - logits[target], 0 where ignored.
 
     Computed in float32 or wider.
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    at_target = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
-    return jnp.where(targets == IGNORE, 0, jax.nn.logsumexp(logits, axis=-1) - at_target)
+    return _cross_entropy_forward(logits, targets)[0]
+
+
+def _cross_entropy_forward(logits: jax.Array, targets: jax.Array):
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    at_target = jnp.take_along_axis(wide, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    logsum = jax.nn.logsumexp(wide, axis=-1)
+    return jnp.where(targets == IGNORE, 0, logsum - at_target), (logits, targets, logsum)
+
+
+def _cross_entropy_backward(saved, dnats: jax.Array):
+    """Probability minus one-hot, in one pass over the logits; the lookup's own rule would scatter into zeros first."""
+    logits, targets, logsum = saved
+    probability = jnp.exp(logits.astype(logsum.dtype) - logsum[..., None])
+    one_hot = targets[..., None] == jnp.arange(logits.shape[-1])
+    dlogits = jnp.where(targets == IGNORE, 0, dnats)[..., None] * (probability - one_hot)
+    return dlogits.astype(logits.dtype), None
+
+
+softmax_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def sigmoid_binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
+from jax_impl.head_loss import count_pieces, head_loss
 from jax_impl.losses import Sums, loss_sums
 from jax_impl.models import Model, Tree, flatten, load_tree
+from jax_impl.models.gpt import GPT
 from jax_impl.schedule import lr_multiplier
 from recipe.config import Config
 
@@ -52,9 +54,14 @@ def summed_loss(
     params: Tree, model: Model, buffers: Tree, micro_batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, tuple[Sums, Tree]]:
     """Summed (not mean) loss of one micro-batch in nats; sums and new buffers beside it."""
-    module = model.bind(params, buffers, train=True)
-    logits = checkpoint_name(forward(module, micro_batch, key), "logits")
-    sums = loss_sums(logits, micro_batch["targets"])
+    module, targets = model.bind(params, buffers, train=True), micro_batch["targets"]
+    pieces = count_pieces(targets.size, targets.shape[-1], module.vocab_size) if isinstance(module, GPT) else 1
+    if pieces > 1:
+        head, weights = module.head()
+        named_head = lambda weights, x_BTD: checkpoint_name(head(weights, x_BTD), "logits")
+        sums = head_loss(named_head, pieces, weights, module.hidden(micro_batch["tokens"]), targets)
+    else:
+        sums = loss_sums(checkpoint_name(forward(module, micro_batch, key), "logits"), targets)
     return sums.nats, (sums, model.buffers_of(module))
 
 
@@ -125,6 +132,17 @@ def train_step(
         "leaf_norms": jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in flatten(grads).values()]),
     }
     return State(params, buffers, opt_state, state.step + 1, state.key), metrics
+
+
+def scan_train_steps(
+    step_fn: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]], state: State, batches: Batch
+) -> tuple[State, dict[str, jax.Array]]:
+    """S optimizer steps in one dispatch, for models so small that calling the step takes longer than the step.
+
+    step_fn: `train_step` with all but its last two arguments given. batches: S stacked, each array (S, A, B, ...).
+    Returns the last state, and the metrics of every step with a leading axis S.
+    """
+    return jax.lax.scan(step_fn, state, batches)
 
 
 def eval_step(model: Model, params: Tree, buffers: Tree, batch: Batch, axis_name: Axes = None) -> Sums:

@@ -14,7 +14,7 @@ Names in quotes are the paths of torch's modules, which the parity engine compar
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +145,7 @@ class GPT(nnx.Module):
     def __init__(self, config: GPTConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, remat: bool = False):
         assert config.vocab_size is not None
         self.config = config
+        self.vocab_size = config.vocab_size
         self.remat = remat
         self.wte = Embedding(config.vocab_size, config.width, dtype=dtype, param_dtype=param_dtype)
         self.h = nnx.List([Block(config, param_dtype) for _ in range(config.depth)])
@@ -152,12 +153,22 @@ class GPT(nnx.Module):
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
         """tokens (B, T) int -> logits (B, T, V), float32 or wider, within (-softcap, softcap)."""
+        return self._head(self.hidden(tokens_BT))
+
+    def hidden(self, tokens_BT: jax.Array) -> jax.Array:
+        """tokens (B, T) int -> what leaves the last block (B, T, D)."""
         cos_TC, sin_TC = map(jnp.asarray, rotary_table(self.config, tokens_BT.shape[1]))
         x_BTD = self._embed(tokens_BT)
         for block in self.h:
             run = jax.checkpoint(block) if self.remat else block
             x_BTD, _ = run(x_BTD, cos_TC, sin_TC)
-        return self._head(x_BTD)
+        return x_BTD
+
+    def head(self) -> tuple[Callable[[Any, jax.Array], jax.Array], Any]:
+        """The function (weights, x (B, T, D)) -> logits (B, T, V), and its weights: all that follows the last block."""
+        parts: Any = nnx.split(self, nnx.PathContains("lm_head"), ...)
+        graphdef, weights, rest = parts
+        return lambda weights, x_BTD: nnx.merge(graphdef, weights, rest)._head(x_BTD), weights
 
     def decode(self, tokens_BT: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """The same logits for T more tokens behind those in the cache, and the cache with them in it.
