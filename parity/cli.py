@@ -92,8 +92,7 @@ def run_faults(args: argparse.Namespace) -> int:
 def run_shapes(args: argparse.Namespace) -> int:
     from parity.shapes import print_shapes
 
-    print_shapes(args.model)
-    return 0
+    return print_shapes(args.model)
 
 
 def run_convert(args: argparse.Namespace) -> int:
