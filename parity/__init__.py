@@ -1,1 +1,25 @@
-"""The parity engine: is the JAX port the PyTorch original, and if not, where does it part from it?"""
+"""The parity engine: is the JAX port the PyTorch original, and if not, where does it part from it?
+
+`parity.compare` checks any torch module against any JAX function; `parity.linen_function` and `parity.nnx_function`
+make functions of Flax modules that name their layers; `parity.Rule` maps names. `python -m parity` checks our own.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parity.adapters import linen_function, nnx_function
+    from parity.pairs import compare
+    from parity.weights import Rule
+
+__all__ = ["Rule", "compare", "linen_function", "nnx_function"]
+
+HOMES = {"Rule": "weights", "compare": "pairs", "linen_function": "adapters", "nnx_function": "adapters"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for, and with it both frameworks, only then: `python -m parity --help` needs neither."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'parity' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"parity.{HOMES[name]}"), name)
