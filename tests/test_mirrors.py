@@ -16,6 +16,7 @@ JAX_FILES = {
     "chips.py": "the table of accelerators that aot and MFU look up",
     "cpu.py": "what XLA on a CPU needs to be told; torch_ref is torch as it comes",
     "fsdp.py": "dividing parameters among devices; torch_ref shows data parallel only",
+    "head_loss.py": "large logits in pieces without a copy in float32; torch_ref makes them whole, as torch users do",
     "hlo.py": "reading of XLA's compiled programs, for aot",
     "models/splash.py": "JAX's Pallas attention kernel for TPUs; torch has scaled_dot_product_attention",
     "plot.py": "one command draws the runs of both",
@@ -64,9 +65,10 @@ WITHOUT_TWIN: dict[str, tuple[set[str], set[str], str]] = {
         "JAX wraps the step, and processes.py does what is left; torch wraps the model and joins the processes",
     ),
     "step.py": (
-        {"State", "init_state", "summed_loss", "micro_step", "summed_gradients"},
+        {"State", "init_state", "scan_train_steps", "summed_loss", "micro_step", "summed_gradients"},
         set(),
-        "JAX's step is a pure function of a state; torch's changes model and optimizers in place",
+        "JAX's step is a pure function of a state, so that many run in one dispatch; torch's changes model and "
+        "optimizers in place",
     ),
 }
 
