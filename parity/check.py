@@ -24,6 +24,7 @@ from parity.stages import (
     compare_schedule,
     compare_step,
     compare_weights,
+    note_idle_decay,
 )
 from parity.trajectory import compare_runs, run_port
 from recipe.config import Config, to_dict
@@ -135,6 +136,7 @@ def compare(ledger: Ledger, port: JaxSide, reference: Reference, data: Data, ini
         compare_optimizers(
             ledger, init, at.before, at.stepped.gradients, at.optimized, optimized, at.true_optimized, reference.labels
         )
+        note_idle_decay(ledger, init, at.before, at.optimized, reference.labels, reference.schedule)
         compare_buffers(ledger, init, step, at.stepped, stepped, at.true_stepped)
         anchored[step] = (at, stepped)
 

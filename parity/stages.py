@@ -118,6 +118,20 @@ def compare_optimizers(
         ledger.compare(Key("parameters", name, init, "parameter", labels[name]), step, a, b, t)
 
 
+def note_idle_decay(
+    ledger: Ledger, init: str, before: TrainingState, reference: Optimized, labels: dict[str, str], schedule: Named
+) -> None:
+    """A decay whose share of the update is below the update's tolerance could be missing and nobody would see it."""
+    allowed = TOLERANCES[ledger.dtype]["update"]
+    for name, label in labels.items():
+        decay = schedule[f"{label} learning_rate"][before.step] * schedule[f"{label} weight_decay"][before.step]
+        shrunk = np.linalg.norm(decay * before.weights[name].astype(np.float64))
+        update = np.linalg.norm(reference.after.weights[name].astype(np.float64) - before.weights[name])
+        if allowed.kind == "relative" and 0 < shrunk <= allowed.value * update:
+            key = Key("update", f"decay of {name}", init, "decay", label)
+            ledger.vacuous(key, before.step, "the decay is smaller than the update's tolerance")
+
+
 def compare_buffers(ledger: Ledger, init: str, step: int, reference: Stepped, port: Stepped, truth: Stepped) -> None:
     """Running statistics after the step: what is in the weights but has no gradient."""
     for name in reference.after.weights:

@@ -1,0 +1,131 @@
+"""The check on our own models: right as they are, wrong where something small is changed by hand."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from jax_impl import step
+from parity.check import Request, check, check_here
+from parity.faults.fault import swapped
+from parity.reference import make_reference, watched_steps
+from parity.result import STAGES
+from parity.subjects import subject
+from recipe.config import Config, CorpusConfig, GPTConfig
+from recipe.errors import UserError
+
+
+def tiny_gpt(steps: int = 3, **model) -> Config:
+    """Still grouped, not square and masked."""
+    config = subject("gpt", "float64", steps, 0)
+    sizes = GPTConfig(**{"depth": 1, "d_model": 32, "head_dim": 8, "kv_heads": 2, "vocab_size": 256, **model})
+    return replace(config, model=sizes, data=CorpusConfig(sequence_len=12, masked_targets=0.2))
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp", "embedding"])
+def test_the_small_models_agree_at_every_stage(model):
+    result = check_here(Request(subject(model, "float64", 3, 0)))
+    assert result.verdict == "agrees", result.sentence
+    assert list(result.stages) == list(STAGES)
+    assert all(stage.verdict == "agrees" and stage.compared for stage in result.stages.values())
+
+
+def test_a_tiny_gpt_agrees_and_what_its_native_start_hides_is_unchecked():
+    result = check_here(Request(tiny_gpt(4)))
+    assert result.verdict == "agrees", result.sentence
+    status = {
+        (t.init, t.tensor): dict(zip(t.steps, t.status, strict=True)) for t in result.tensors if t.stage == "gradients"
+    }
+    name = "h.0.attn.c_q.weight"
+    assert set(status["nonzero", name].values()) == {"agrees"}
+    assert status["native", name] == {0: "unchecked", 1: "unchecked", 2: "agrees", 3: "agrees"}
+    assert result.stages["gradients"].relative_l2 <= 1e-11
+    for curve in result.curves:
+        assert all(error <= budget for error, budget in zip(curve.free_error, curve.free_budget, strict=True))
+        assert max(curve.free_budget) <= 1e-11
+
+
+def test_a_check_is_repeated_to_the_bit():
+    once, again = (check_here(Request(subject("linear", "float64", 3, 7))) for _ in range(2))
+    assert once.tensors == again.tensors
+    assert once.curves == again.curves
+
+
+def test_a_reference_serves_several_ports():
+    kept = {}
+
+    def reference_of(config, data, init, with_trajectory):
+        if init not in kept:
+            kept[init] = make_reference(config, data, init, with_trajectory)
+        return kept[init]
+
+    request = Request(subject("linear", "float64", 3, 0))
+    first = check_here(request, reference_of)
+    assert check_here(request, reference_of).tensors == first.tensors
+
+
+def test_an_error_of_one_part_in_a_billion_in_a_gradient_is_seen_there_and_nowhere_before():
+    micro_step = step.micro_step
+
+    def faulty(*args):
+        sums, buffers, grads = micro_step(*args)
+        return sums, buffers, jax.tree.map(lambda g: g * (1 + 1e-9), grads)
+
+    result = check_here(Request(subject("linear", "float64", 3, 0)), around=lambda: swapped(micro_step, faulty))
+    assert result.first_divergence is not None
+    assert result.first_divergence.stage == "gradients"
+    assert result.first_divergence.relative_l2 == pytest.approx(1e-9, rel=1e-3)
+    for stage in ("data", "weights", "schedule", "activations", "loss", "update", "parameters"):
+        assert result.stages[stage].verdict == "agrees", stage
+
+
+def test_a_decay_below_the_tolerance_is_unchecked():
+    config = subject("linear", "float64", 3, 0)
+    config = replace(config, optimizer=replace(config.optimizer, matrix_weight_decay=1e-12))
+    result = check_here(Request(config))
+    idle = [t for t in result.tensors if t.tensor == "decay of linear.weight"]
+    assert idle
+    assert all(set(t.status) == {"unchecked"} for t in idle)
+
+
+def test_a_clip_that_never_acts_is_unchecked():
+    config = subject("linear", "float64", 3, 0)
+    config = replace(config, optimizer=replace(config.optimizer, clip_norm=1e6))
+    result = check_here(Request(config))
+    factor = [t for t in result.tensors if t.tensor == "factor - 1"]
+    assert all(set(t.status) == {"unchecked"} for t in factor)
+
+
+def test_long_runs_are_watched_at_ten_steps_the_first_three_and_the_last_among_them():
+    assert watched_steps(4) == [0, 1, 2, 3]
+    steps = watched_steps(200)
+    assert len(steps) == 10
+    assert steps[:3] == [0, 1, 2]
+    assert steps[-1] == 199
+
+
+def test_every_batch_of_a_micro_step_must_fall_to_a_device():
+    with pytest.raises(UserError, match="16 examples of a micro-step cannot be divided by 3 devices"):
+        check(Request(subject("linear", "float64", 3, 0), devices=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_low_precision_runs_with_64_bit_types_off_and_errs_as_the_reference_does(dtype):
+    result = check(Request(subject("mlp", dtype, 3, 0), seeds=8))
+    assert result.environment["jax_enable_x64"] == "False"
+    assert result.verdict == "agrees", result.sentence
+    ratios = [r for t in result.tensors if t.ratio for r in t.ratio if np.isfinite(r)]
+    assert max(ratios) <= 4
+    assert np.median(ratios) <= 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["linear", "mlp", "embedding"])
+def test_two_devices_agree_with_one_process_of_torch(model):
+    result = check(Request(subject(model, "float64", 3, 0), devices=2))
+    assert result.verdict == "agrees", result.sentence
+    assert result.environment["jax devices"].startswith("2 x")
+    assert json.loads(json.dumps(result.to_json(), allow_nan=False))["devices"] == 2
