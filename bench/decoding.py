@@ -1,0 +1,64 @@
+"""Greedy decoding with the KV cache: tokens per second of one sequence, and of sixteen together."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench import gpt
+from bench.options import BenchOptions, Row
+from bench.pairs import interleave
+from bench.process import Sample, Worker
+from bench.rows import rows_of
+from recipe.init import initial_weights
+
+MODEL = {"depth": 4, "d_model": 256, "head_dim": 128, "vocab_size": 256, "sequence_len": 256, "batch_size": 1}
+TINY = {"depth": 1, "d_model": 32, "head_dim": 16, "vocab_size": 64, "sequence_len": 16, "batch_size": 1}
+BATCHES = (1, 16)
+
+
+def prepare(side: str, spec: dict[str, Any]) -> Any:
+    """Continues `batch` prompts of `prompt` tokens by `tokens` more, always the same."""
+    config = gpt.config_of(spec["model"])
+    vocab_size = spec["model"]["vocab_size"]
+    prompts = list(np.random.default_rng(0).integers(0, vocab_size, (spec["batch"], spec["prompt"]), dtype=np.int32))
+    if side == "jax":
+        from jax_impl import generate as jax_generate
+        from jax_impl import parallel
+        from jax_impl.models import flatten, load_tree, make_model
+
+        parallel.set_precision(config)
+        model = make_model(config)
+        shapes = {name: s.shape for name, s in flatten(model.params).items()}
+        params = load_tree(model.params, initial_weights(shapes, 0, "nonzero"))
+        start = lambda: jax_generate.generate(model, params, config, prompts, spec["tokens"], temperature=0)
+    else:
+        from torch_ref import generate as torch_generate
+        from torch_ref.models import load_weights, weight_shapes
+        from torch_ref.models import make_model as make_torch_model
+
+        torch_model: Any = make_torch_model(config)
+        load_weights(torch_model, initial_weights(weight_shapes(torch_model), 0, "nonzero"))
+        start = lambda: torch_generate.generate(torch_model, config, prompts, spec["tokens"], temperature=0)
+    return lambda: np.array(list(start())).tolist()
+
+
+def measure(options: BenchOptions, peak: float) -> list[Row]:
+    """Prompt read and text written; both sides must write the same tokens."""
+    rows = []
+    model, prompt, tokens = (TINY, 3, 4) if options.tiny else (MODEL, 64, 128)
+    for batch in BATCHES:
+        spec = {"model": model, "batch": batch, "prompt": prompt, "tokens": tokens}
+        with Worker("decoding", "jax", spec) as jax, Worker("decoding", "torch", spec) as torch:
+            samples = interleave({"jax": jax, "torch": torch}, options.pairs)
+        written = batch * tokens
+        found = rows_of(f"decoding, batch {batch}", samples, "tokens/s", partial(tokens_per_second, written))
+        texts = {side: np.array(of_side[0].result) for side, of_side in samples.items()}
+        for row in found:  # rounding may part two texts where two tokens are almost as likely
+            row.extra["same_tokens"] = float((texts["jax"] == texts["torch"]).mean())
+        rows += found
+    return rows
+
+
+def tokens_per_second(tokens: int, sample: Sample) -> float:
+    return tokens / sample.seconds

@@ -1,0 +1,45 @@
+"""What the command line asks for, and what a measurement gives back."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from recipe.config import COUNT, Bound, check_bounds
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure jax_impl beside torch_ref on this machine's CPU."""
+
+    only: str | None = None
+    """Names of measurements separated by commas; all when left out."""
+    pairs: int = 5
+    """Rounds in which each side works once."""
+    json: str | None = None
+    """File for all figures as JSON; a picture of the same name but for .png is drawn beside it."""
+    upstream: str | None = None
+    """Your own checkout of karpathy/nanochat (November 2025), to be measured as it is."""
+    tiny: bool = False
+    """The smallest sizes, which measure nothing but show that everything runs."""
+
+    BOUNDS: ClassVar[dict[str, Bound]] = {"pairs": COUNT}
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a side's figure, beside the first side's of the same work."""
+
+    work: str
+    side: str
+    value: float  # median
+    low: float  # quartiles
+    high: float
+    unit: str
+    ratio: float | None = None  # how many times better jax_impl is; None for jax_impl itself
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    peak_share: float | None = None  # matrix FLOP/s over the peak measured in the same run
+    others: float | None = None  # cores that other processes kept busy, median
+    extra: dict[str, Any] = field(default_factory=dict)

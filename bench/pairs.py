@@ -1,0 +1,59 @@
+"""Interleaving and what is made of it: medians, quartiles, ratios pair by pair."""
+
+import statistics
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from bench.process import Sample, Worker
+
+# torch's OpenMP threads go on spinning for up to 0.2 s after their work, on cores that the next side needs.
+PAUSE_SECONDS = 0.3
+QUIET = 0.1  # cores that others may keep busy before a round counts as disturbed
+TRIES = 3  # rounds at most, for each one asked for
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Iterable[float]) -> Spread:
+    values = list(values)
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0])
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median, low, high)
+
+
+def interleave(workers: dict[str, Worker], pairs: int, warmups: int = 3) -> dict[str, list[Sample]]:
+    """Lets each worker work in turn, `pairs` times after `warmups`.
+
+    Rounds that other processes disturbed are tried again, up to TRIES times as many; of all rounds the least disturbed
+    are kept, so what is chosen doesn't depend on what was measured.
+    """
+    for worker in workers.values():
+        for _ in range(warmups):
+            worker.work()
+    rounds: list[dict[str, Sample]] = []
+    while len(rounds) < pairs * TRIES and sum(disturbance(r) <= QUIET for r in rounds) < pairs:
+        current = {}
+        for name, worker in workers.items():
+            time.sleep(PAUSE_SECONDS)
+            current[name] = worker.work()
+        rounds.append(current)
+    kept = sorted(rounds, key=disturbance)[:pairs]
+    return {name: [current[name] for current in kept] for name in workers}
+
+
+def disturbance(samples: dict[str, Sample]) -> float:
+    """Cores that others kept busy in the worst moment of a round."""
+    return max(sample.others or 0.0 for sample in samples.values())
+
+
+def ratios(samples: list[Sample], reference: list[Sample]) -> Spread:
+    """How many times as long as the reference's, round by round."""
+    return spread(ours.seconds / theirs.seconds for ours, theirs in zip(samples, reference, strict=True))

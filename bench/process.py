@@ -1,0 +1,92 @@
+"""The parent's end of a worker: start it, let it work once, see how busy the machine was with other things."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipe.errors import UserError
+
+ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # both frameworks on the same device
+
+
+class Sample(NamedTuple):
+    """One piece of work."""
+
+    seconds: float
+    cpu_seconds: float  # of all threads of the worker
+    others: float | None  # cores that other processes kept busy meanwhile; None where the system doesn't say
+    result: Any
+
+
+class Worker:
+    """A process that has prepared one side's work. Use as a context manager."""
+
+    def __init__(self, module: str, side: str, spec: dict[str, Any], env: Mapping[str, str] | None = None):
+        self.name = f"{module} of {side}"
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        started = time.perf_counter()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker", module, side, json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env={**os.environ, **ON_CPU, **(env or {})},
+            cwd=Path(__file__).parents[1],
+        )
+        self._answer()
+        self.seconds_to_ready = time.perf_counter() - started
+
+    def work(self) -> Sample:
+        """Raises UserError with the worker's last line if it has died."""
+        assert self.process.stdin is not None
+        before = busy_seconds()
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        others = None
+        if before is not None and (after := busy_seconds()) is not None:
+            others = max(0.0, after - before - answer["cpu_seconds"]) / answer["seconds"]
+        return Sample(answer["seconds"], answer["cpu_seconds"], others, answer["result"])
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line:
+            return json.loads(line)
+        self.process.wait()
+        self.errors.seek(0)
+        last = (self.errors.read().strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{self.name} ended: {last}")
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
+
+
+def busy_seconds() -> float | None:
+    """Seconds that all cores together have worked since the machine started, from Linux's /proc/stat."""
+    try:
+        user, nice, system, _, _, irq, softirq, steal = map(
+            int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        )
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

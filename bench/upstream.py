@@ -1,0 +1,58 @@
+"""karpathy/nanochat's own model and optimizers, from a checkout that the user has (layout of November 2025)."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipe.config import Config, GPTConfig
+from recipe.errors import UserError
+
+
+def check_checkout(folder: str) -> None:
+    """Raises UserError unless the folder holds nanochat's model and Muon."""
+    for name in ("gpt.py", "muon.py"):
+        if not (Path(folder) / "nanochat" / name).is_file():
+            raise UserError(
+                f"--upstream {folder} has no nanochat/{name}; pass the folder of a checkout of nanochat, November 2025"
+            )
+
+
+def prepare_upstream(config: Config, batch: dict[str, np.ndarray], folder: str) -> Callable[[], float]:
+    """One step as nanochat's scripts/base_train.py takes it: its model compiled, its own optimizers as they are."""
+    import torch
+
+    sys.path.insert(0, folder)
+    gpt: Any = importlib.import_module("nanochat.gpt")
+    m = config.model
+    assert isinstance(m, GPTConfig)
+    sequence_len = batch["tokens"].shape[-1]
+    model = gpt.GPT(
+        gpt.GPTConfig(
+            sequence_len=sequence_len,
+            vocab_size=m.vocab_size,
+            n_layer=m.depth,
+            n_head=m.heads,
+            n_kv_head=m.key_value_heads,
+            n_embd=m.width,
+        )
+    )
+    model.init_weights()
+    optimizers = model.setup_optimizers()
+    compiled = torch.compile(model, dynamic=False)
+    tokens, targets = (torch.from_numpy(batch[name][0].astype(np.int64)) for name in ("tokens", "targets"))
+
+    def step() -> float:
+        loss = compiled(tokens, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
+        return float(loss)
+
+    step()
+    return step
