@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from parity.environment import environment
 from parity.jax_side import JaxSide
-from parity.ledger import INITS, Key, Ledger
+from parity.ledger import Key, Ledger
 from parity.leg import check_in_child
 from parity.record import Named
 from parity.reference import Reference, make_reference
@@ -26,13 +28,14 @@ from parity.stages import (
     compare_weights,
     note_idle_decay,
 )
+from parity.trained import INIT, tokenizer_of, trained_weights
 from parity.trajectory import compare_runs, run_port
 from recipe.config import Config, to_dict
 from recipe.data import Data, load_data
 from recipe.errors import UserError
 from recipe.resolve import fill_in
 
-MakeReference = Callable[[Config, Data, str, bool], Reference]
+MakeReference = Callable[..., Reference]  # with the arguments of `make_reference`
 
 
 SEEDS = 8  # in float32 and bfloat16
@@ -43,13 +46,15 @@ class Request:
     """What to check: `config` fixes model, data, optimizer, dtype, steps and first seed.
 
     seeds: runs from consecutive seeds; float32 and bfloat16 need at least eight, where one lucky rounding would make
-    a ratio of errors meaningless. devices: over how many the port's step runs under pmap.
+    a ratio of errors meaningless. devices: over how many the port's step runs under pmap. checkpoint: the folder of a
+    user's weights, from which every run starts instead of from the initializations.
     """
 
     config: Config
     seeds: int = 1
     devices: int = 1
-    inits: Sequence[str] = INITS
+    inits: Sequence[str] = ("nonzero", "native")
+    checkpoint: str | None = None
 
 
 def check(request: Request) -> Result:
@@ -79,14 +84,19 @@ def check_here(
     dtype = request.config.train.dtype
     ledger, curves = Ledger(dtype), []
     port: JaxSide | None = None
+    inits, tokenizer = request.inits, None
+    if request.checkpoint is not None:
+        folder = Path(request.checkpoint)
+        inits, tokenizer = (INIT,), tokenizer_of(folder)
+        reference_of = partial(reference_of, weights=trained_weights(folder))
     precision = request.config.train.matmul_precision
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision(precision):
         for number in range(request.seeds):
             seed = request.config.train.seed + number
             config = replace(request.config, train=replace(request.config.train, seed=seed))
-            data = load_data(config)
+            data = load_data(config, tokenizer)
             config = fill_in(config, data)
-            references = {init: reference_of(config, data, init, number == 0) for init in request.inits}
+            references = {init: reference_of(config, data, init, number == 0) for init in inits}
             with around():
                 port = port or JaxSide(config, request.devices)
                 for init, reference in references.items():

@@ -30,13 +30,16 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     check = commands.add_parser("check", help="compare the two implementations of a model, stage by stage")
-    check.add_argument(
-        "model", nargs="?", default="gpt", metavar="MODEL", help=f"one of {', '.join(MODELS)}; gpt when left out"
-    )
+    check.add_argument("model", nargs="?", metavar="MODEL", help=f"one of {', '.join(MODELS)}; gpt when left out")
     check.add_argument("--dtype", choices=DTYPES, default="float64", help="type of the computation (default float64)")
     check.add_argument("--steps", type=int, default=10, metavar="N", help="training steps, at least 3 (default 10)")
     check.add_argument("--seed", type=int, default=0, metavar="S", help="of weights, data and masks (default 0)")
     check.add_argument("--devices", type=int, default=1, metavar="N", help="CPU devices for the JAX step (default 1)")
+    check.add_argument(
+        "--torch-checkpoint",
+        metavar="DIR",
+        help="start from these weights: a run of torch_ref, or any folder that convert reads (then MODEL is its own)",
+    )
     check.add_argument("--out-dir", metavar="DIR", help="folder for the reports (default parity-report)")
     check.set_defaults(run=run_check)
 
@@ -69,14 +72,21 @@ def run_check(args: argparse.Namespace) -> int:
     from parity.output import open_folder
     from parity.report import print_report, write_report
     from parity.subjects import subject
+    from parity.trained import trained_subject
 
     if args.devices < 1:
         raise UserError(f"--devices is {args.devices}; it must be at least 1")
-    config = subject(args.model, args.dtype, args.steps, args.seed)
+    of_model = (args.dtype, args.steps, args.seed)
+    if args.torch_checkpoint is None:
+        config = subject(args.model or "gpt", *of_model)
+    else:
+        config = trained_subject(Path(args.torch_checkpoint), args.model, *of_model)
     folder = open_folder(args.out_dir)
-    result = check(Request(config, seeds=1 if args.dtype == "float64" else SEEDS, devices=args.devices))
-    command = ["python", "-m", "parity", "check", args.model, "--dtype", args.dtype, "--steps", str(args.steps)]
+    seeds = 1 if args.dtype == "float64" else SEEDS
+    result = check(Request(config, seeds, args.devices, checkpoint=args.torch_checkpoint))
+    command = ["python", "-m", "parity", "check", result.model, "--dtype", args.dtype, "--steps", str(args.steps)]
     command += ["--seed", str(args.seed), *(["--devices", str(args.devices)] if args.devices > 1 else [])]
+    command += [] if args.torch_checkpoint is None else ["--torch-checkpoint", args.torch_checkpoint]
     result = replace(result, command=shlex.join(command))
     print_report(result, Console(), write_report(result, folder))
     return 0 if result.verdict == "agrees" else 1

@@ -68,12 +68,15 @@ def watched_steps(steps: int) -> list[int]:
     return sorted({0, 1, 2, *np.linspace(3, steps - 1, WATCHED - 3).round().astype(int).tolist()})
 
 
-def make_reference(config: Config, data: Data, init: str, with_trajectory: bool = True) -> Reference:
-    """Run torch_ref as `config` says, from the initialization `init`, on its own batches."""
+def make_reference(
+    config: Config, data: Data, init: str, with_trajectory: bool = True, weights: Named | None = None
+) -> Reference:
+    """Run torch_ref as `config` says, from `weights` or the initialization `init`, on its own batches."""
     steps, dtype = config.train.steps, config.train.dtype
     side = TorchSide(config)
     true_side = side if dtype == "float64" else TorchSide(replace(config, train=replace(config.train, dtype="float64")))
-    weights = initial_weights(weight_shapes(side.model), config.train.seed, init)  # type: ignore[arg-type]
+    if weights is None:
+        weights = initial_weights(weight_shapes(side.model), config.train.seed, init)  # type: ignore[arg-type]
     start = side.initial_state(weights)
     batches = list(side.batches(data, 0, steps))
     names = list(side.labels)
