@@ -1,6 +1,7 @@
 """How a step's time grows with T, depth, V and batch, beside what the count of operations says; and compiling."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def axis_rows(
     if side == "jax" and axis == "depth":
         compile_slope = log_slope(sizes, starts)
         extra = {"sizes": sizes, "seconds": starts}
-        rows.append(Row("growth, slope of compiling in depth", side, *[compile_slope] * 3, unit="", extra=extra))
+        row = Row("growth, slope of compiling in depth", side, compile_slope, compile_slope, compile_slope, "")
+        rows.append(replace(row, extra=extra))
     return rows
 
 
