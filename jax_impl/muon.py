@@ -23,6 +23,8 @@ def on_every_device(function: Callable[[jax.Array], jax.Array], stacked_NMK: jax
 
 
 class MuonState(NamedTuple):
+    """What Muon remembers."""
+
     count: Any  # steps taken, int32; typed loosely, since a tuple's own `count` is a method
     momentum: Any  # tree like the parameters
 

@@ -89,6 +89,7 @@ def error(reference: np.ndarray, port: np.ndarray, truth: np.ndarray | None) -> 
 
 
 def squared(x: np.ndarray) -> float:
+    """The squared L2 norm of a float64 array of any shape."""
     return float(np.vdot(x, x))
 
 

@@ -47,6 +47,7 @@ def check_in_child(request) -> Result:
 
 
 def main(argv: list[str]) -> int:
+    """Read the request in the first file, write the result to the second."""
     from parity.check import Request, check_here
 
     question, answer = map(Path, argv)

@@ -47,4 +47,5 @@ class Optimized(NamedTuple):
 
 
 def micro_name(name: str, micro_step: int) -> str:
+    """The name of an activation in micro-batch `micro_step`."""
     return name if micro_step == 0 else f"{name} [{micro_step}]"

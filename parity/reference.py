@@ -26,6 +26,7 @@ class Run:
     weights: dict[int, Named] = field(default_factory=dict)
 
     def add(self, step: int, stepped: Stepped, watched: Sequence[int]) -> None:
+        """Enter one step, with its weights if it is watched."""
         self.losses.append(float(stepped.loss))
         if step in watched:
             self.weights[step] = stepped.after.weights
@@ -127,6 +128,7 @@ def watch(side: TorchSide, true_side: TorchSide, before: TrainingState, batch: B
 
 
 def run_reference(side: TorchSide, state: TrainingState, batches: Sequence[Batch], watched: Sequence[int]) -> Run:
+    """The losses of a whole run from `state`, and the weights after the watched steps."""
     run = Run()
     for step, batch in enumerate(batches):
         stepped = side.train_step(state, batch)

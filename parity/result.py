@@ -135,6 +135,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
+        """Diverges if any stage does."""
         return "agrees" if self.first_divergence is None else "diverges"
 
     @property

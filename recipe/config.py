@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get
 from recipe.errors import UserError
 
 Dtype = Literal["float32", "bfloat16", "float64"]
-ModelName = Literal["gpt", "linear", "embedding", "mlp"]
 
 
 class Bound(NamedTuple):
@@ -25,6 +24,7 @@ class Bound(NamedTuple):
     open_high: bool = False
 
     def holds(self, value: float) -> bool:
+        """Whether a value lies in the range; infinity and NaN never do."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return above and below and value != float("inf")  # NaN fails both comparisons
@@ -44,6 +44,7 @@ BELOW_ONE = Bound(0, 1, open_high=True)
 
 
 def flag(name: str) -> str:
+    """The command-line flag of a field: `batch_size` is --batch-size."""
     return "--" + name.replace("_", "-")
 
 
@@ -449,6 +450,7 @@ class Config:
 
     @property
     def model_name(self) -> str:
+        """The model's name on the command line."""
         return next(name for name, kind in MODELS.items() if type(self.model) is kind)
 
     @property

@@ -24,6 +24,7 @@ class RunConsole(Console):
     """Standard output. A run outlives it: when whoever reads it is gone, training goes on in silence."""
 
     def on_broken_pipe(self) -> None:
+        """Called by rich when nobody reads standard output any more."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -103,6 +104,7 @@ class RunLog:
         self.skip_time()
 
     def write(self, record: dict[str, Any]) -> None:
+        """Append a record to metrics.jsonl and hand it to the trackers; the main process only."""
         if not self.is_main:
             return
         append_metrics(self.run, record)
@@ -122,11 +124,13 @@ class TensorBoard:
         )
 
     def write(self, record: dict[str, Any]) -> None:
+        """Each number of a record as a scalar at its step."""
         for name, value in record.items():
             if name != "step":
                 self.writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
+        """Flush and close the file."""
         self.writer.close()
 
 
@@ -153,9 +157,11 @@ class WeightsAndBiases:
         )
 
     def write(self, record: dict[str, Any]) -> None:
+        """Each number of a record at its step."""
         self.wandb_run.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
 
     def close(self) -> None:
+        """Finish the run."""
         self.wandb_run.finish()
 
 

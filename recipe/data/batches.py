@@ -31,10 +31,12 @@ class TrainTokens:
 
     @property
     def examples(self) -> int:
+        """Whole sequences in the stream; what is left at its end is not trained on."""
         return max(self.stream.length - 1, 0) // self.sequence_len
 
     @property
     def batches(self) -> int:
+        """Batches of one epoch."""
         return self.examples // self.batch_size
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
@@ -67,10 +69,12 @@ class ValidationTokens:
 
     @property
     def examples(self) -> int:
+        """Sequences, the last of them filled up."""
         return -(-(self.stream.length - 1) // self.sequence_len)
 
     @property
     def batches(self) -> int:
+        """Batches that cover every sequence, the last of them filled up."""
         return -(-self.examples // self.batch_size)
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
@@ -101,10 +105,12 @@ class TrainTable:
 
     @property
     def examples(self) -> int:
+        """Rows."""
         return len(self.targets)
 
     @property
     def batches(self) -> int:
+        """Batches of one epoch."""
         return self.examples // self.batch_size
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
@@ -134,10 +140,12 @@ class ValidationTable:
 
     @property
     def examples(self) -> int:
+        """Rows."""
         return len(self.targets)
 
     @property
     def batches(self) -> int:
+        """Batches that cover every row, the last of them filled up."""
         return -(-self.examples // self.batch_size)
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
@@ -161,6 +169,7 @@ def training_rows(number: int, examples: int, batch_size: int, seed: int) -> np.
 
 @lru_cache(maxsize=2)  # two: batches are prefetched across an epoch's end
 def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    """A permutation of the examples' numbers, (examples,) int64, read-only; another in every epoch."""
     order = np.random.default_rng([seed, epoch, ORDER]).permutation(examples)
     order.flags.writeable = False
     return order
@@ -184,6 +193,7 @@ def validation_rows(batch_size: int, shard: int, shards: int) -> np.ndarray:
 
 
 def row_numbers(number: int, source: ValidationTokens | ValidationTable, mine: np.ndarray) -> np.ndarray:
+    """The examples of batch `number` that a shard works on, (B/shards,). Raises IndexError past the last batch."""
     if not 0 <= number < source.batches:
         raise IndexError(f"there is no batch {number} of {source.batches}")
     return number * source.batch_size + mine

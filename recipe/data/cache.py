@@ -46,6 +46,8 @@ class TokenStream:
 
 @dataclass(frozen=True)
 class TokenizedCorpus:
+    """Both parts of a corpus as token streams on disk."""
+
     train: TokenStream
     validation: TokenStream
     meta: dict[str, Any]  # documents and text bytes of each part

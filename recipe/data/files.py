@@ -41,6 +41,7 @@ class CorpusFiles:
 
     @property
     def bytes(self) -> int:
+        """Size of all files together."""
         return sum(self.sizes)
 
     def check_unchanged(self) -> None:

@@ -16,6 +16,8 @@ RULE = "20 files, 20 documents, last twentieth"  # part of the cache's key: chan
 
 
 class SplitPiece(NamedTuple):
+    """Part of a document: its text, whether a document begins here, whether it is validation text."""
+
     text: str
     first: bool
     validation: bool

@@ -76,16 +76,20 @@ class ByteTokenizer:
         self.token_bytes[self.bos] = 0
 
     def encode(self, text: str) -> np.ndarray:
+        """text -> ids (n,) int32."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text -> ids (n,) int32."""
         return [self.encode(text) for text in texts]
 
     def to_bytes(self, ids: ArrayLike) -> bytes:
+        """ids (n,) -> the bytes they stand for; marks stand for none."""
         ids = _natural(ids)
         return ids[ids < self.bos].astype(np.uint8).tobytes()
 
     def decode(self, ids: ArrayLike) -> str:
+        """ids (n,) -> text; bytes that are not UTF-8 become U+FFFD."""
         return self.to_bytes(ids).decode(errors="replace")
 
     def save(self, path: Path) -> None:
@@ -129,16 +133,20 @@ class BPETokenizer:
             raise ValueError("it does not keep every byte of a text")
 
     def encode(self, text: str) -> np.ndarray:
+        """text -> ids (n,) int32."""
         return np.array(self._bpe.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text -> ids (n,) int32."""
         encodings = self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def to_bytes(self, ids: ArrayLike) -> bytes:
+        """ids (n,) -> the bytes they stand for; marks and ids beyond the vocabulary stand for none."""
         return b"".join(self._bytes[id] for id in _natural(ids).tolist() if id < self.vocab_size)
 
     def decode(self, ids: ArrayLike) -> str:
+        """ids (n,) -> text; bytes that are not UTF-8 become U+FFFD."""
         return self.to_bytes(ids).decode(errors="replace")
 
     def exhausts(self, texts: Iterable[str]) -> bool:

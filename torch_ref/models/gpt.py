@@ -72,6 +72,8 @@ def apply_rotary(x_BTHC: torch.Tensor, cos_TC: torch.Tensor, sin_TC: torch.Tenso
 
 
 class CausalSelfAttention(nn.Module):
+    """Grouped-query attention over what came before, with rotary positions and QK-norm."""
+
     def __init__(self, config: GPTConfig, param_dtype: torch.dtype):
         super().__init__()
         self.config = config
@@ -103,6 +105,8 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
+    """c_proj(relu(c_fc(x))^2), four times as wide inside (ReLU^2: arXiv:2109.08668)."""
+
     def __init__(self, config: GPTConfig, param_dtype: torch.dtype):
         super().__init__()
         self.c_fc = Linear(config.width, 4 * config.width, bias=False, dtype=param_dtype)
@@ -116,6 +120,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """x + attn(norm(x)), then x + mlp(norm(x))."""
+
     def __init__(self, config: GPTConfig, param_dtype: torch.dtype):
         super().__init__()
         self.attn = CausalSelfAttention(config, param_dtype)
@@ -128,6 +134,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    """Tokens to logits, computed in `dtype` from weights in `param_dtype`; remat: blocks are recomputed backward."""
+
     def __init__(self, config: GPTConfig, *, dtype: torch.dtype, param_dtype: torch.dtype, remat: bool = False):
         super().__init__()
         assert config.vocab_size is not None

@@ -16,12 +16,14 @@ class AllSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        """x of any shape -> its sum over the processes."""
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        """Gradient of that sum, summed over the processes."""
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
@@ -60,6 +62,7 @@ class Dropout(nn.Dropout):
     """torch.nn.Dropout, or in train mode a mask (B, D) bool, true where kept, that the caller drew."""
 
     def forward(self, x_BD: torch.Tensor, mask_BD: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B, D) -> (B, D); what is kept grows by 1 / (1 - p), so that the mean stays. Eval mode: x itself."""
         if mask_BD is None or not self.training:
             return super().forward(x_BD)
         return torch.where(mask_BD, x_BD / (1 - self.p), 0)
