@@ -1,7 +1,8 @@
 """The parity engine: is the JAX port the PyTorch original, and if not, where does it part from it?
 
 `parity.compare` checks any torch module against any JAX function; `parity.linen_function` and `parity.nnx_function`
-make functions of Flax modules that name their layers; `parity.Rule` maps names. `python -m parity` checks our own.
+make functions of Flax modules that name their layers; `parity.Rule` maps names, and `parity.carry` carries weights by
+them. `python -m parity` checks our own models.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parity.adapters import linen_function, nnx_function
     from parity.pairs import compare
-    from parity.weights import Rule
+    from parity.weights import Rule, carry
 
-__all__ = ["Rule", "compare", "linen_function", "nnx_function"]
+__all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function"]
 
-HOMES = {"Rule": "weights", "compare": "pairs", "linen_function": "adapters", "nnx_function": "adapters"}
+HOMES = {
+    "Rule": "weights",
+    "carry": "weights",
+    "compare": "pairs",
+    "linen_function": "adapters",
+    "nnx_function": "adapters",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import jax
 
 from parity.environment import environment
 from parity.jax_side import JaxSide
-from parity.ledger import Key, Ledger
+from parity.ledger import GIVEN, Key, Ledger
 from parity.leg import check_in_child
 from parity.record import Named
 from parity.reference import Reference, make_reference
@@ -28,7 +28,7 @@ from parity.stages import (
     compare_weights,
     note_idle_decay,
 )
-from parity.trained import INIT, tokenizer_of, trained_weights
+from parity.trained import tokenizer_of, trained_weights
 from parity.trajectory import compare_runs, run_port
 from recipe.config import Config, to_dict
 from recipe.data import Data, load_data
@@ -87,7 +87,7 @@ def check_here(
     inits, tokenizer = request.inits, None
     if request.checkpoint is not None:
         folder = Path(request.checkpoint)
-        inits, tokenizer = (INIT,), tokenizer_of(folder)
+        inits, tokenizer = (GIVEN,), tokenizer_of(folder)
         reference_of = partial(reference_of, weights=trained_weights(folder))
     precision = request.config.train.matmul_precision
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision(precision):

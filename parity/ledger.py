@@ -12,7 +12,8 @@ from parity.budget import EPS, MEDIAN_RATIO, TOLERANCES, Error, Tolerance, Verdi
 from parity.result import STAGES, Divergence, StageResult, Status, TensorResult, ratio_to_budget
 
 SMALL = 1000  # elements
-INITS = ("nonzero", "native", "checkpoint")  # the order in which they are checked, and blamed
+GIVEN = "given"  # weights that somebody brought
+INITS = ("nonzero", "native", GIVEN)  # the order in which they are checked, and blamed
 
 
 class Key(NamedTuple):

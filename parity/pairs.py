@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax_impl.models import flatten, unflatten
 from parity.capture import JaxPass, TorchPass, capture_jax, capture_torch, to_numpy
 from parity.environment import environment
-from parity.ledger import Key, Ledger
+from parity.ledger import GIVEN, Key, Ledger
 from parity.result import Result
 from parity.stages import backwards
 from parity.weights import Rule, Target, map_names, turn
@@ -24,7 +24,6 @@ from recipe.errors import UserError
 
 OUTPUT = "output"  # the name of what the whole model returns, on both sides
 IDENTITY = (Rule(r".+", r"\g<0>"),)
-INIT = "nonzero"  # parity.result's name for weights that are not torch's or JAX's own start
 
 TorchOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -137,9 +136,9 @@ def compare_leaves(ledger: Ledger, targets: dict[str, Target], arrays: dict, lea
     for name, (leaf, axes) in targets.items():
         ours, theirs = turn(name, arrays[name], axes), leaves[leaf]
         if ours.dtype != theirs.dtype:
-            ledger.refuse(Key("weights", name, INIT), 0, f"{ours.dtype} in torch, {theirs.dtype} in JAX")
+            ledger.refuse(Key("weights", name, GIVEN), 0, f"{ours.dtype} in torch, {theirs.dtype} in JAX")
         else:
-            ledger.compare(Key("weights", name, INIT), 0, ours, theirs)
+            ledger.compare(Key("weights", name, GIVEN), 0, ours, theirs)
 
 
 def torch_pass(pair: Pair) -> tuple[np.ndarray, TorchPass, dict[str, np.ndarray]]:
@@ -191,13 +190,13 @@ def compare_passes(ledger: Ledger, pair: Pair, found: JaxPass) -> list[str]:
     tags = layer_tags(pair.layers, ours.activations, found.activations)
     for name, (tag, axes) in tags.items():
         activation = turn(name, ours.activations[name], axes)
-        ledger.compare(Key("activations", name, INIT), 0, activation, found.activations[tag])
-    ledger.compare(Key("loss", "loss", INIT), 0, loss, found.loss)
+        ledger.compare(Key("activations", name, GIVEN), 0, activation, found.activations[tag])
+    ledger.compare(Key("loss", "loss", GIVEN), 0, loss, found.loss)
     for name in backwards(list(tags)):
         tag, axes = tags[name]
         if name in ours.gradients and tag in found.gradients:
             gradient = turn(name, ours.gradients[name], axes)
-            ledger.compare(Key("gradients", f"d {name}", INIT, "activation"), 0, gradient, found.gradients[tag])
+            ledger.compare(Key("gradients", f"d {name}", GIVEN, "activation"), 0, gradient, found.gradients[tag])
     compare_named(ledger, "gradients", 0, carried(pair, gradients), flatten(found.param_gradients))
     missing = [name for name in ours.activations if name not in tags]
     return [f"Layers of torch without a tag in JAX, not compared: {', '.join(missing)}."] if missing else []
@@ -211,7 +210,7 @@ def carried(pair: Pair, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def compare_named(ledger: Ledger, stage: str, step: int, ours: dict, theirs: dict, unit: str = "parameter") -> None:
     for name, array in ours.items():
-        ledger.compare(Key(stage, name, INIT, unit), step, array, theirs[name])
+        ledger.compare(Key(stage, name, GIVEN, unit), step, array, theirs[name])
 
 
 def compare_updates(
@@ -243,5 +242,5 @@ def compare_updates(
         found = run(free)
         updates, free_state = step_fn(found.param_gradients, free_state, free)
         free = optax.apply_updates(free, updates)
-        ledger.compare(Key("trajectory", "loss", INIT, "loss"), step, loss, found.loss)
+        ledger.compare(Key("trajectory", "loss", GIVEN, "loss"), step, loss, found.loss)
         compare_named(ledger, "trajectory", step, after, flatten(free))

@@ -52,7 +52,7 @@ class TensorResult:
     stage: str
     tensor: str  # torch's name; activations of later micro-steps end in " [k]"
     group: str  # the optimizer group of a parameter, "" elsewhere
-    init: str  # "nonzero", "native" or "checkpoint"
+    init: str  # "nonzero", "native" or "given"
     elements: int
     steps: list[int]
     relative_l2: list[float]

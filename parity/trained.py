@@ -12,7 +12,6 @@ from recipe.config import Config, CorpusConfig, Dtype, MLPConfig
 from recipe.errors import UserError
 from recipe.run_dir import TOKENIZER
 
-INIT = "checkpoint"  # stands in a report where "nonzero" and "native" stand for our own starts
 SEQUENCES, ROWS = 2, 32  # of one step: what is compared is held several times over, so few
 
 

@@ -98,6 +98,15 @@ def carry_to_jax(targets: Mapping[str, Target], arrays: Mapping[str, np.ndarray]
     return leaves
 
 
+def carry(arrays: Mapping[str, np.ndarray], params: Tree, rules: Sequence[Rule]) -> Tree:
+    """torch arrays by name as the port's parameters: the structure of `params`, nested dicts with string keys.
+
+    Raises UserError naming the key for a name without a rule, a leaf that nothing feeds, a wrong shape or dtype.
+    """
+    like = flatten(params)
+    return unflatten(carry_to_jax(map_names(rules, arrays, like), arrays, like))
+
+
 def carry_to_torch(targets: Mapping[str, Target], leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `carry_to_jax`; raises UserError for a missing leaf."""
     arrays = {}

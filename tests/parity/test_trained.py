@@ -10,8 +10,9 @@ from scipy.special import log_softmax
 
 from parity.check import Request, check_here
 from parity.cli import main
+from parity.ledger import GIVEN
 from parity.reference import make_reference
-from parity.trained import INIT, trained_subject, trained_weights
+from parity.trained import trained_subject, trained_weights
 from recipe.data import load_data
 from recipe.errors import UserError
 from recipe.init import initial_weights
@@ -34,7 +35,7 @@ def test_the_run_starts_from_the_weights_of_the_folder(tmp_path):
     weights = trained_weights(folder)
     start = trained_subject(folder, None, "float64", 3, 0)
     data = load_data(start)
-    reference = make_reference(fill_in(start, data), data, INIT, weights=weights)
+    reference = make_reference(fill_in(start, data), data, GIVEN, weights=weights)
     batch = reference.batches[0]
     x, y = batch["inputs"].reshape(-1, 30).astype(np.float64), batch["targets"].reshape(-1)
     logits = x @ weights["linear.weight"].T + weights["linear.bias"]
@@ -59,8 +60,8 @@ def test_a_trained_gpt_agrees_from_its_own_weights_alone(tmp_path):
     folder = kept(tmp_path / "run", TINY_GPT)
     result = check_here(Request(trained_subject(folder, "gpt", "float64", 3, 0), checkpoint=str(folder)))
     assert result.verdict == "agrees", result.sentence
-    assert {t.init for t in result.tensors} == {INIT}
-    assert [curve.init for curve in result.curves] == [INIT]
+    assert {t.init for t in result.tensors} == {GIVEN}
+    assert [curve.init for curve in result.curves] == [GIVEN]
 
 
 def test_the_command_repeats_itself_and_names_the_checkpoint(tmp_path):
@@ -79,7 +80,7 @@ def test_float32_starts_from_the_checkpoint_in_its_process_too(tmp_path):
     args = ["check", "--torch-checkpoint", str(folder), "--dtype", "float32", "--steps", "3", "--out-dir", str(out)]
     assert main(args) == 0
     report = json.loads((out / "parity.json").read_text())
-    assert {t["init"] for t in report["tensors"]} == {INIT}
+    assert {t["init"] for t in report["tensors"]} == {GIVEN}
     assert report["environment"]["jax_enable_x64"] == "False"
 
 
