@@ -1,7 +1,7 @@
 """Layout of a run directory, and its metrics log.
 
 config.json     the whole configuration, sizes filled in
-data.json       what was read: files, bytes, SHA-256
+data.json       what was read: files, bytes, SHA-256 of the data and of the tokenizer
 metrics.jsonl   one object per line, each with `step`, the optimizer steps done
 loss.png        the curves
 tokenizer.json  where one was trained
@@ -109,8 +109,13 @@ def check_data(run: Path, data_summary: dict[str, Any]) -> None:
         if recorded == {}:
             write_atomically(path, json.dumps(data_summary, indent=2) + "\n")
             return
-        for name in ("sha256", "tokenizer", "vocab_size", "train", "validation", "train_examples"):
+        for name in ("sha256", "tokenizer", "tokenizer_sha256", "vocab_size", "train", "validation", "train_examples"):
             if recorded.get(name) != data_summary.get(name):
+                if name == "tokenizer_sha256":
+                    raise UserError(
+                        f"{run / TOKENIZER} is not the one that the run began with (its SHA-256 differs); restore it, "
+                        "or start a new run in another --out-dir"
+                    )
                 raise UserError(
                     f"the data has changed since the run in {run} began ({name} was {recorded.get(name)}, is "
                     f"{data_summary.get(name)}); restore it, pass --data with its new place, or start a new run in "

@@ -63,6 +63,7 @@ def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | Non
             "sha256": files.sha256,
             "tokenizer": corpus.tokenizer,
             "vocab_size": tokenizer.vocab_size,
+            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer == "bpe" else {}),
             "train": tokenized.meta["train"],
             "validation": tokenized.meta["validation"],
         },
