@@ -69,6 +69,7 @@ def run_check(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from parity.check import SEEDS, Request, check
+    from parity.environment import use_one_thread
     from parity.output import open_folder
     from parity.report import print_report, write_report
     from parity.subjects import subject
@@ -82,6 +83,8 @@ def run_check(args: argparse.Namespace) -> int:
     else:
         config = trained_subject(Path(args.torch_checkpoint), args.model, *of_model)
     folder = open_folder(args.out_dir)
+    if args.torch_checkpoint is None:
+        use_one_thread()
     seeds = 1 if args.dtype == "float64" else SEEDS
     result = check(Request(config, seeds, args.devices, checkpoint=args.torch_checkpoint))
     command = ["python", "-m", "parity", "check", result.model, "--dtype", args.dtype, "--steps", str(args.steps)]
@@ -93,9 +96,11 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_faults(args: argparse.Namespace) -> int:
+    from parity.environment import use_one_thread
     from parity.faults.run import run_catalogue
     from parity.output import open_folder
 
+    use_one_thread()
     return run_catalogue(args.model, args.only, open_folder(args.out_dir))
 
 

@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import version
 
 import jax
+import torch
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
 
@@ -20,3 +21,12 @@ def environment() -> dict[str, str]:
         "jax_enable_x64": str(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
     }
+
+
+def use_one_thread() -> None:
+    """For a process that does nothing but check one of our small models.
+
+    In matrices as small as these torch's threads wait for each other longer than they compute, and on a machine that
+    is busy with something else too each product waits for the other program: five times as long, measured.
+    """
+    torch.set_num_threads(1)

@@ -49,10 +49,14 @@ def check_in_child(request) -> Result:
 def main(argv: list[str]) -> int:
     """Read the request in the first file, write the result to the second."""
     from parity.check import Request, check_here
+    from parity.environment import use_one_thread
 
     question, answer = map(Path, argv)
     values = json.loads(question.read_text(encoding="utf-8"))
-    result = check_here(Request(**{**values, "config": from_dict(values["config"])}))
+    request = Request(**{**values, "config": from_dict(values["config"])})
+    if request.checkpoint is None:
+        use_one_thread()
+    result = check_here(request)
     answer.write_text(json.dumps(result.to_json(), allow_nan=False), encoding="utf-8")
     return 0
 

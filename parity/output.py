@@ -1,12 +1,9 @@
 """Where reports go: a folder that is new, empty, or holds reports of ours already."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 from recipe.errors import UserError
-from recipe.run_dir import write_atomically
 
 DEFAULT = Path("parity-report")
 OURS = ("parity.json", "faults.json")
@@ -28,11 +25,3 @@ def open_folder(out_dir: str | None) -> Path:
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write to --out-dir {folder}; pass another")
     return folder
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Whole or not at all. Raises UserError if the disk will not take it."""
-    try:
-        write_atomically(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room, or pass another --out-dir") from error

@@ -1,22 +1,23 @@
 """Inject every fault into the check that users run, and see where each is caught."""
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from parity.check import Request, check_here
 from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
-from parity.output import write_json
 from parity.reference import Reference, make_reference
-from parity.result import STAGES, Result, ratio_to_budget
+from parity.report.faults import is_right, print_fault_matrix, write_fault_report
+from parity.result import Result, ratio_to_budget
 from parity.subjects import subject
 from recipe.config import Config
 from recipe.data import Data
@@ -115,57 +116,35 @@ def inject(faults: Sequence[Fault]) -> Iterator[Outcome]:
 
 
 def run_catalogue(model: str | None, only: str | None, folder: Path) -> int:
-    """Print the matrix of faults and stages, write faults.json; 0 if each is where it belongs, else 1."""
+    """Print the matrix of faults and stages, write the report; 0 if each is where it belongs, else 1."""
     faults = choose(model, only)
     jax.config.update("jax_num_cpu_devices", 2)  # before JAX starts its devices
-    console, outcomes, started = Console(), [], time.monotonic()
-    with console.status("injecting faults") as status:
+    console, rows, started = Console(), list[dict[str, Any]](), time.monotonic()
+    with compile_once(), console.status("injecting faults") as status:
         for outcome in inject(faults):
-            outcomes.append(outcome)
-            status.update(f"{len(outcomes)} of {len(faults)}: {outcome.fault.name}")
-    console.print(matrix(outcomes))
-    changing = [o for o in outcomes if o.fault.stage is not None]
-    same = [o for o in outcomes if o.fault.stage is None]
-    console.print(
-        f"{sum(o.found is not None for o in changing)} of {len(changing)} faults caught, "
-        f"{sum(o.right for o in changing)} at the stage where they arise; "
-        f"{sum(o.right for o in same)} of {len(same)} equivalents within budget; {time.monotonic() - started:.0f} s"
-    )
-    path = folder / "faults.json"
-    write_json(path, [o.to_json() for o in outcomes])
-    console.print(f"Written to {path}")
-    return 0 if all(o.right for o in outcomes) else 1
+            rows.append(outcome.to_json())
+            status.update(f"{len(rows)} of {len(faults)}: {outcome.fault.name}")
+    print_fault_matrix(rows, console)
+    written = write_fault_report(rows, folder)
+    names = ", ".join(path.name for path in written)
+    console.print(f"{time.monotonic() - started:.0f} s. Written to {folder}: {names}")
+    return 0 if all(map(is_right, rows)) else 1
 
 
-def matrix(outcomes: Sequence[Outcome]) -> Table:
-    """Fault by stage: where it was first seen, what followed from it, what stayed within budget."""
-    table = Table(
-        caption="◆ first seen   ◇ follows   · within budget   blank: nothing compared   ✗ not where expected",
-        padding=(0, 0),
-        box=None,
-    )
-    for name, width in (("fault", 27), ("model", 10), ("expected", 12), ("found", 12), ("error/budget", 12)):
-        table.add_column(name, max_width=width, no_wrap=True)
-    for stage in STAGES:
-        table.add_column(stage[:3], width=4)
-    for outcome in outcomes:
-        json = outcome.to_json()
-        ratio = json["ratio_to_budget"]
-        table.add_row(
-            outcome.fault.name,
-            outcome.fault.model,
-            outcome.fault.stage or "(equivalent)",
-            Text(outcome.found or "–", style="" if outcome.right else "bold red") + ("" if outcome.right else " ✗"),
-            "∞" if ratio is None else f"{ratio:.2g}",
-            *(mark(outcome, stage) for stage in STAGES),
-        )
-    return table
+@contextmanager
+def compile_once() -> Iterator[None]:
+    """What several faults leave as it is (one of the loss the optimizer, one of Muon the model) is compiled once.
 
-
-def mark(outcome: Outcome, stage: str) -> str:
-    ratio = outcome.ratios()[stage]
-    if stage == outcome.found:
-        return "◆"
-    if ratio is None:
-        return ""
-    return "◇" if ratio > 1 else "·"
+    Each check builds its own functions, which JAX's cache in memory takes for others; its cache on disk goes by what
+    they compute.
+    """
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            compilation_cache.reset_cache()  # or it goes on writing to the folder that was
