@@ -3,7 +3,7 @@
 `parity.json` is `Result.to_json()`, one object:
 
     schema            1
-    verdict           "agrees" or "diverges"
+    verdict           "agrees", "diverges", or "unchecked" where nothing at all could be compared
     sentence          the verdict in one sentence, for people
     notes             list of sentences that belong beside it (unchecked gradients first, then what was left out)
     first_divergence  null, or {stage, tensor, step, init, relative_l2, budget, note}
@@ -134,21 +134,29 @@ class Result:
     seconds: float = 0.0
 
     @property
-    def verdict(self) -> str:
-        """Diverges if any stage does."""
-        return "agrees" if self.first_divergence is None else "diverges"
+    def verdict(self) -> Status:
+        """Diverges if any stage does; of nothing compared, unchecked: silence proves nothing."""
+        if self.first_divergence is not None:
+            return "diverges"
+        return "agrees" if self.compared else "unchecked"
+
+    @property
+    def compared(self) -> int:
+        """Comparisons that could have failed, over all stages."""
+        return sum(stage.compared for stage in self.stages.values())
 
     @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
         d = self.first_divergence
         if d is None:
-            compared = sum(stage.compared for stage in self.stages.values())
             unchecked = sum(stage.unchecked for stage in self.stages.values())
             rest = f"; {unchecked} could not be checked" if unchecked else ""
+            if not self.compared:
+                return f"Nothing of the JAX port of {self.model} could be compared with PyTorch in {self.dtype}{rest}."
             return (
                 f"The JAX port of {self.model} agrees with PyTorch in {self.dtype}: "
-                f"{compared} comparisons over {self.steps} steps are within budget{rest}."
+                f"{self.compared} comparisons over {self.steps} steps are within budget{rest}."
             )
         if d.note:
             why = d.note

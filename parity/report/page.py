@@ -7,7 +7,7 @@ from parity.report import curves
 from parity.report.heat import LEVELS, MOST_ROWS, Comparison, by_layer, by_step, comparisons
 from parity.report.markup import Markup, element, join
 from parity.report.tables import facts, heat_legend, heat_table, page, section, table
-from parity.report.terminal import MARKS, notes, seeds, stage_numbers
+from parity.report.terminal import MARKS, notes, ratio_sentence, seeds, stage_numbers
 from parity.report.text import NONE, count, duration, number, ratio, share
 from parity.result import STAGES, Result
 
@@ -37,6 +37,8 @@ def head(result: Result) -> Iterator[Markup]:
     yield element("p", f"{MARKS[result.verdict]} {result.sentence}", class_=f"verdict {result.verdict}")
     if notes(result):
         yield element("ul", *(element("li", note) for note in notes(result)), class_="notes")
+    if (ratios := ratio_sentence(result)) is not None:
+        yield element("p", ratios)
     ran = [count(result.steps, "step"), seeds(result), count(result.devices, "device"), duration(result.seconds)]
     yield element("p", ", ".join(ran), class_="soft")
 

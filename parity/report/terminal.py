@@ -35,6 +35,8 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
     console.print(Text(f"{MARKS[result.verdict]} {printable(result.sentence)}", style=COLORS[result.verdict]))
     for note in notes(result):
         console.print(Text(f"! {printable(note)}", style="yellow"))
+    if (ratios := ratio_sentence(result)) is not None:
+        console.print(Text(printable(ratios)))
     if result.stages:
         console.print(stage_table(result, console.width >= WIDE))
     ran = f"{count(result.steps, 'step')}, {seeds(result)}, {count(result.devices, 'device')}"
@@ -51,6 +53,19 @@ def notes(result: Result) -> list[str]:
         return result.notes
     total = count(found.compared + found.unchecked, "comparison")
     return [f"{found.unchecked:,} of {total} of gradients could not have failed, and are unchecked.", *result.notes]
+
+
+def ratio_sentence(result: Result) -> str | None:
+    """The port's errors beside the reference's own, in one sentence; None in float64, where the reference has none."""
+    rated = {name: stage for name, stage in result.stages.items() if stage.compared and stage.ratio is not None}
+    medians = [stage.median_ratio for stage in rated.values() if stage.median_ratio is not None]
+    if not medians:
+        return None
+    name, worst = max(rated.items(), key=lambda item: item[1].ratio or 0)
+    return (
+        f"Error against float64, the port's by the reference's: median {ratio(max(medians))} in the worst stage, "
+        f"{ratio(worst.ratio)} for the worst tensor ({name}, {elide(worst.tensor, LONGEST)}, step {worst.step})."
+    )
 
 
 def seeds(result: Result) -> str:

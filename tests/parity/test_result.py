@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 from parity.result import Curve, Divergence, Result, StageResult, TensorResult, ratio_to_budget
 
@@ -35,3 +36,10 @@ def test_the_verdict_names_the_first_stage_tensor_and_step():
 def test_an_error_where_none_is_allowed_is_infinitely_over_budget():
     assert ratio_to_budget(0.0, 0.0) == 0
     assert ratio_to_budget(1e-30, 0.0) == math.inf
+
+
+def test_a_check_that_compared_nothing_does_not_agree():
+    nothing = replace(a_result(None), stages={})
+    assert nothing.verdict == nothing.to_json()["verdict"] == "unchecked"
+    assert "agrees" not in nothing.sentence
+    assert a_result(None).sentence.startswith("The JAX port of gpt agrees")
