@@ -147,6 +147,7 @@ class GPT(nnx.Module):
         self.config = config
         self.vocab_size = config.vocab_size
         self.remat = remat
+        self.fetch: Callable[[nnx.State], nnx.State] | None = None  # see `_loop`
         self.wte = Embedding(config.vocab_size, config.width, dtype=dtype, param_dtype=param_dtype)
         self.h = nnx.List([Block(config, param_dtype) for _ in range(config.depth)])
         self.lm_head = Linear(config.width, config.vocab_size, bias=False, param_dtype=param_dtype)
@@ -159,10 +160,27 @@ class GPT(nnx.Module):
         """tokens (B, T) int -> what leaves the last block (B, T, D)."""
         cos_TC, sin_TC = map(jnp.asarray, rotary_table(self.config, tokens_BT.shape[1]))
         x_BTD = self._embed(tokens_BT)
+        if self.fetch is not None:
+            return self._loop(self.fetch, x_BTD, cos_TC, sin_TC)
         for block in self.h:
             run = jax.checkpoint(block) if self.remat else block
             x_BTD, _ = run(x_BTD, cos_TC, sin_TC)
         return x_BTD
+
+    def _loop(self, fetch: Callable[[nnx.State], nnx.State], x_BTD, cos_TC, sin_TC) -> jax.Array:
+        """The blocks as one loop over their weights stacked, (B, T, D) -> (B, T, D).
+
+        It is compiled once whatever the depth, and `fetch`, which makes a block's weights from what the loop finds in
+        their place, is called for one block at a time, once more in the backward pass with `remat`.
+        """
+        graphdef = nnx.graphdef(self.h[0])  # the blocks differ in their weights and paths only
+        stacked = jax.tree.map(lambda *blocks: jnp.stack(blocks), *(nnx.state(block) for block in self.h))
+
+        def run(x_BTD: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(graphdef, fetch(weights))(x_BTD, cos_TC, sin_TC)[0], None
+
+        # A loop's body is not merged with its neighbours: the barriers of `checkpoint` would only be in the way.
+        return jax.lax.scan(jax.checkpoint(run, prevent_cse=False) if self.remat else run, x_BTD, stacked)[0]
 
     def head(self) -> tuple[Callable[[Any, jax.Array], jax.Array], Any]:
         """The function (weights, x (B, T, D)) -> logits (B, T, V), and its weights: all that follows the last block."""
