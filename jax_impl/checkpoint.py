@@ -49,14 +49,13 @@ def open_manager(run: Path) -> Iterator[ocp.CheckpointManager]:
 def save(manager: ocp.CheckpointManager, state: State, facts: Facts) -> None:
     """Start saving; the disk work goes on beside training.
 
+    The next step may take the state over at once: orbax has the arrays on the host before it returns, and on a CPU,
+    where it writes them from where they lie, XLA gives a buffer that NumPy holds to no other array.
+
     Raises RunError if this or the save before failed, or if a number is not finite: what could not be trained from
     must not take the place of what can.
     """
     weights, training = split_state(state)
-    if jax.default_backend() == "cpu":
-        # Elsewhere orbax has the arrays on the host before it returns. Here it may write them from where they lie,
-        # and the next step's donation must not reach them.
-        weights, training = jax.tree.map(jnp.copy, (weights, training))
     step = int(state.step)
     sums, finite = inspect_arrays((weights, training))
     names = array_names(weights, training)
@@ -181,14 +180,16 @@ def inspect_arrays(tree: Any) -> tuple[list[jax.Array], list[jax.Array]]:
     """For each leaf its checksum, uint32, and whether all its numbers are finite.
 
     The checksum is the sum of the array's bits, each word weighted by its place, modulo 2^32: odd weights, so that
-    any flipped bit changes the sum; the place, so that swapped words do too. It is a reduction over the array, so
-    it needs no gathering where the array is divided among devices.
+    any flipped bit changes the sum; the place, so that swapped words do too. It is a reduction over the array in its
+    own shape, so that nothing is gathered where the array is divided among devices, by whichever dimension.
     """
 
     def checksum(x: jax.Array) -> jax.Array:
         bits = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
-        words = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32).ravel()
-        place = jnp.arange(words.size, dtype=jnp.uint32)
+        words = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32)
+        place = jnp.zeros(words.shape, jnp.uint32)
+        for dim, size in enumerate(words.shape):
+            place = place * size + jax.lax.broadcasted_iota(jnp.uint32, words.shape, dim)
         return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
 
     leaves = jax.tree.leaves(tree)

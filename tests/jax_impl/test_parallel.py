@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from jax_impl import fsdp, parallel
+from jax_impl.checkpoint import inspect_arrays
 from jax_impl.models import flatten, make_model
 from jax_impl.optimizer import make_optimizer
 from recipe.config import Config, DeviceConfig
@@ -37,8 +38,8 @@ def start(config: Config, mode: str):
     return steps, steps.init_state(initial_weights(shapes, 0, "nonzero"))
 
 
-def test_an_array_is_divided_along_its_longest_dimension_that_the_devices_share_evenly():
-    assert fsdp.divided_dim((8, 32), 4) == 1
+def test_an_array_is_divided_along_its_first_dimension_that_the_devices_share_evenly():
+    assert fsdp.divided_dim((8, 32), 4) == 0
     assert fsdp.divided_dim((32, 32), 4) == 0
     assert fsdp.divided_dim((61, 32), 4) == 1
     assert fsdp.divided_dim((61, 31), 4) is None
@@ -137,7 +138,7 @@ def test_two_micro_steps_are_one_of_twice_the_size(case, x64):
 
 
 @pytest.mark.slow
-def test_each_of_two_devices_holds_half_and_orthogonalizes_half():
+def test_each_of_two_devices_holds_half_orthogonalizes_half_and_checks_half_before_a_save():
     done = subprocess.run(
         [sys.executable, "-m", "tests.jax_impl.test_parallel"],
         env=environment(XLA_FLAGS="--xla_force_host_platform_device_count=2"),
@@ -146,6 +147,7 @@ def test_each_of_two_devices_holds_half_and_orthogonalizes_half():
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert found["gathered_by_a_save"] == 0
     assert found["bytes_here"] <= 1.02 * found["bytes_all"] / 2  # counters and the vocabulary's 61 rows aside
     expected = newton_schulz_flops(make_config("gpt", 1)) / 2
     # Element-wise work beside the products adds a fifth at this size; all on each device would be twice that.
@@ -153,9 +155,10 @@ def test_each_of_two_devices_holds_half_and_orthogonalizes_half():
 
 
 def measure_shares() -> dict[str, float]:
-    """Bytes of optimizer state on the first device and in all, and operations per device of five Newton-Schulz steps.
+    """Bytes of optimizer state on the first device and in all, operations per device of five Newton-Schulz steps, and
+    how many arrays are gathered for the checksums of a checkpoint.
 
-    The latter is what five steps more cost in XLA's count, which is exact where a program has no loops.
+    The operations are what five steps more cost in XLA's count, which is exact where a program has no loops.
     """
     flops = []
     for newton_schulz_steps in (5, 10):
@@ -171,6 +174,7 @@ def measure_shares() -> dict[str, float]:
         "bytes_here": here,
         "bytes_all": sum(leaf.nbytes for leaf in leaves),
         "orthogonalization_flops": flops[1] - flops[0],
+        "gathered_by_a_save": inspect_arrays.lower(state).compile().as_text().count(" all-gather("),
     }
 
 
