@@ -197,6 +197,7 @@ def compile_step(options: AotOptions, devices: list[Any], chip: Chip) -> dict[st
         "flops": flops,
         "memory_traffic_bytes": hlo.memory_bytes(text),
         "collectives": [exchange._asdict() for exchange in exchanges],
+        "optimizer_collectives": [exchange._asdict() for exchange in hlo.collectives(text, "/optimizer/")],
         "roofline": {
             **{f"{name}_seconds": seconds for name, seconds in bound._asdict().items()},
             "step_seconds": bound.step,
@@ -231,6 +232,9 @@ def show(found: dict[str, Any]) -> None:
         for exchange in found["collectives"]:
             largest = f"largest {exchange['largest'] / 1e6:.2f} MB"
             table.add_row(exchange["kind"], f"{exchange['times']} x, {exchange['bytes'] / 1e9:.3f} GB, {largest}")
+        optimizer = sum(exchange["bytes"] for exchange in found["optimizer_collectives"])
+        share = optimizer / (4 * found["parameters"])
+        table.add_row("of that by the optimizer", f"{optimizer / 1e9:.3f} GB, {share:.3f} x all parameters' bytes")
         for name in ("compute", "memory", "network"):
             table.add_row(f"at least, by {name}", f"{1e3 * bound[f'{name}_seconds']:.1f} ms")
         table.add_row("roofline: step", f"{1e3 * bound['step_seconds']:.1f} ms, bound by {bound['bound_by']}")

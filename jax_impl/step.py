@@ -120,7 +120,8 @@ def train_step(
 
     targets = jnp.maximum(sums.targets, 1)
     grads = jax.tree.map(lambda g: g / targets.astype(g.dtype), grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     o = config.optimizer
     peak = o.adamw_lr if o.optimizer == "adamw" else o.matrix_lr

@@ -20,55 +20,101 @@ from jax_impl.models.splash import splash_attention
 from jax_impl.roofline import exchange_seconds, roofline
 from tests.trajectories import environment, make_config
 
-# A program with each case that is counted in a way of its own: a loop of five trips, an asynchronous gather that is
-# spread over three fusions, a reduce-scatter written around an all-reduce, and the three notations of groups.
+# A program with each case that is counted in a way of its own: a loop of five trips, one that counts from 1 to 4 and
+# reads and writes one matrix of a stack, an asynchronous gather that is spread over three fusions, a reduce-scatter
+# written around an all-reduce, and the three notations of groups.
 PROGRAM = """HloModule step
 
 %add (a: f32[], b: f32[]) -> f32[] {
   ROOT %sum = f32[] add(%a, %b)
 }
 
-%body (p: (f32[8,128])) -> (f32[8,128]) {
+%region_1 (p: (f32[8,128])) -> (f32[8,128]) {
   %p = (f32[8,128]{1,0}) parameter(0)
   %x = f32[8,128]{1,0} get-tuple-element(%p), index=0
   %reduced = f32[8,128]{1,0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
   ROOT %t = (f32[8,128]{1,0}) tuple(%reduced)
 }
 
-%condition (p: (f32[8,128])) -> pred[] {
+%region_2 (p: (f32[8,128])) -> pred[] {
   ROOT %go = pred[] constant(true)
 }
 
+%fused_slice (all: f32[3,8,128], n: s32[]) -> f32[8,128] {
+  %all = f32[3,8,128]{2,1,0} parameter(0)
+  %n = s32[]{:S(6)} parameter(1)
+  %zero = s32[]{:S(6)} constant(0)
+  %one = f32[1,8,128]{2,1,0} dynamic-slice(%all, %n, %zero, %zero), dynamic_slice_sizes={1,8,128}
+  ROOT %flat = f32[8,128]{1,0} bitcast(%one)
+}
+
+%fused_update (all: f32[3,8,128], x: f32[8,128], n: s32[]) -> f32[3,8,128] {
+  %all.1 = f32[3,8,128]{2,1,0} parameter(0)
+  %x.1 = f32[8,128]{1,0} parameter(1)
+  %n.1 = s32[]{:S(6)} parameter(2)
+  %zero.1 = s32[]{:S(6)} constant(0)
+  %row = f32[1,8,128]{2,1,0} bitcast(%x.1)
+  ROOT %new = f32[3,8,128]{2,1,0} dynamic-update-slice(%all.1, %row, %n.1, %zero.1, %zero.1)
+}
+
+%region_3 (q: (s32[], f32[3,8,128])) -> (s32[], f32[3,8,128]) {
+  %q = (s32[]{:S(6)}, f32[3,8,128]{2,1,0}) parameter(0)
+  %n.2 = s32[]{:S(6)} get-tuple-element(%q), index=0
+  %stack = f32[3,8,128]{2,1,0} get-tuple-element(%q), index=1
+  %layer = f32[8,128]{1,0} fusion(%stack, %n.2), kind=kLoop, calls=%fused_slice
+  %stack.1 = f32[3,8,128]{2,1,0} fusion(%stack, %layer, %n.2), kind=kLoop, calls=%fused_update
+  %next = s32[]{:S(6)} add(%n.2, %n.2)
+  ROOT %t.1 = (s32[]{:S(6)}, f32[3,8,128]{2,1,0}) tuple(%next, %stack.1)
+}
+
+%region_4 (q: (s32[], f32[3,8,128])) -> pred[] {
+  %end = s32[]{:S(6)} constant(4)
+  %q.1 = (s32[]{:S(6)}, f32[3,8,128]{2,1,0}) parameter(0)
+  %n.3 = s32[]{:S(6)} get-tuple-element(%q.1), index=0
+  ROOT %more = pred[]{:S(6)} compare(%n.3, %end), direction=LT
+}
+
 %fused_start (s: bf16[2,128]) -> bf16[8,128] {
-  %gather.1 = bf16[8,128]{1,0} all-gather(%s), replica_groups={{0,1,2,3}}, dimensions={0}
+  %s.1 = bf16[2,128]{1,0} parameter(0)
+  %gather.1 = bf16[8,128]{1,0} all-gather(%s.1), replica_groups={{0,1,2,3}}, dimensions={0}
   ROOT %c1 = bf16[8,128]{1,0} custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
 }
 
 %async_collective_fusion.1 (s: bf16[2,128]) -> bf16[8,128] {
-  ROOT %gather.2 = bf16[8,128]{1,0} all-gather(%s), replica_groups={{0,1,2,3}}, dimensions={0}
+  %s.2 = bf16[2,128]{1,0} parameter(0)
+  ROOT %gather.2 = bf16[8,128]{1,0} all-gather(%s.2), replica_groups={{0,1,2,3}}, dimensions={0}
 }
 
 %fused_done (s: bf16[2,128]) -> bf16[8,128] {
-  %gather.3 = bf16[8,128]{1,0} all-gather(%s), replica_groups={{0,1,2,3}}, dimensions={0}
+  %s.3 = bf16[2,128]{1,0} parameter(0)
+  %gather.3 = bf16[8,128]{1,0} all-gather(%s.3), replica_groups={{0,1,2,3}}, dimensions={0}
   ROOT %c3 = bf16[8,128]{1,0} custom-call(%gather.3), custom_call_target="AsyncCollectiveDone"
 }
 
 %all-reduce-scatter.1 (s: f32[8,128]) -> f32[2,128] {
-  %whole = f32[8,128]{1,0} all-reduce(%s), replica_groups={{0,1,2,3}}, to_apply=%add
+  %s.4 = f32[8,128]{1,0} parameter(0)
+  %whole = f32[8,128]{1,0} all-reduce(%s.4), replica_groups={{0,1,2,3}}, to_apply=%add
   ROOT %part = f32[2,128]{1,0} dynamic-slice(%whole)
 }
 
-ENTRY %main (a: f32[8,128], s: bf16[2,128]) -> f32[8,128] {
+ENTRY %main (a: f32[8,128], s: bf16[2,128], all: f32[3,8,128]) -> f32[8,128] {
   %a = f32[8,128]{1,0} parameter(0)
   %s = bf16[2,128]{1,0} parameter(1)
   %t0 = (f32[8,128]{1,0}) tuple(%a)
-  %loop = (f32[8,128]{1,0}) while(%t0), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %loop = (f32[8,128]) while(%t0), condition=%region_2, body=%region_1, backend_config={"known_trip_count":{"n":"5"}}
+  %all.2 = f32[3,8,128]{2,1,0} parameter(2)
+  %first = s32[]{:S(6)} constant(1)
+  %first.1 = s32[]{:S(6)} copy(%first)
+  %t1 = (s32[]{:S(6)}, f32[3,8,128]{2,1,0}) tuple(%first.1, %all.2)
+  %counted = (s32[]{:S(6)}, f32[3,8,128]{2,1,0}) while(%t1), condition=%region_4, body=%region_3
   %g1 = bf16[8,128]{1,0} fusion(%s), kind=kCustom, calls=%fused_start
   %g2 = bf16[8,128]{1,0} fusion(%s), kind=kCustom, calls=%async_collective_fusion.1
   %g3 = bf16[8,128]{1,0} fusion(%s), kind=kCustom, calls=%fused_done
   %rs = f32[2,128]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
   %rs2 = f32[2,128]{1,0} reduce-scatter(%a), replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%add
   %rs3 = f32[2,128]{1,0} reduce-scatter(%a), replica_groups=mesh['x'=4,'y'=2] {'x'}, dimensions={0}, to_apply=%add
+  %a2a = f32[8,128]{1,0} all-to-all(%a), replica_groups={{0,1,2,3}}, metadata={op_name="jit(f)/optimizer/stack"}
+  %cut = ((f32[8,128]{1,0}), f32[2,128]{1,0:S(1)}, u32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:128]}
   ROOT %fast = f32[8,128]{1,0:S(1)} copy(%a)
 }
 """
@@ -80,13 +126,24 @@ def test_collectives_are_counted_as_often_as_they_run_and_a_gather_in_pieces_onc
         "all-reduce": Collective("all-reduce", 5 * whole, whole, 5),
         "all-gather": Collective("all-gather", half, half, 1),
         "reduce-scatter": Collective("reduce-scatter", 3 * whole, whole, 3),
+        "all-to-all": Collective("all-to-all", whole, whole, 1),
     }
+    assert hlo.collectives(PROGRAM, "/optimizer/") == [Collective("all-to-all", whole, whole, 1)]
+
+
+def test_a_loop_whose_length_cannot_be_told_is_an_error_and_not_counted_once():
+    with pytest.raises(ValueError, match="how often the loop loop runs"):
+        hlo.collectives(PROGRAM.replace('"known_trip_count"', '"unknown"'))
+    with pytest.raises(ValueError, match="how often the loop counted runs"):
+        hlo.memory_bytes(PROGRAM.replace("direction=LT", "direction=NE"))
 
 
 def test_memory_traffic_leaves_out_fast_memory_and_repeats_a_loop():
     whole, half, part, small = 8 * 128 * 4, 8 * 128 * 2, 2 * 128 * 4, 2 * 128 * 2
     loop = 5 * 2 * whole
-    assert hlo.memory_bytes(PROGRAM) == loop + 3 * (half + small) + 3 * (whole + part) + whole
+    stack = 3 * (2 * whole + 2 * whole)  # a slice read and written, then read and written into its place
+    gathers, scatters, exchange, copies = 3 * (half + small), 3 * (whole + part), 2 * whole, part + whole
+    assert hlo.memory_bytes(PROGRAM) == loop + stack + gathers + scatters + exchange + copies
 
 
 def test_the_longest_name_tells_the_chip():
