@@ -70,10 +70,12 @@ class Trial:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(
-    "kills", [pytest.param(3, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.long)], ids=["3", "40"]
+    ("part", "kills"),
+    [pytest.param(0, 3, marks=pytest.mark.slow), *(pytest.param(n, 10, marks=pytest.mark.long) for n in (1, 2, 3, 4))],
+    ids=["3", "40-1", "40-2", "40-3", "40-4"],
 )
-def test_a_killed_run_resumes_to_the_same_bits(framework, kills, tmp_path):
-    trial, moments = Trial(framework, tmp_path), random.Random(kills)
+def test_a_killed_run_resumes_to_the_same_bits(framework, part, kills, tmp_path):
+    trial, moments = Trial(framework, tmp_path), random.Random(part)
     trial.finish(tmp_path / "whole", *trial.argv)
     a_step = trial.finish(tmp_path / "again", *trial.argv) / STEPS  # compiled already, as those that are killed
     assert_same_run(framework, tmp_path / "again", tmp_path / "whole")
