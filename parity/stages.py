@@ -6,7 +6,7 @@ clip, update and parameters its gradients), so an error is seen where it arises 
 
 import numpy as np
 
-from parity.budget import EPS, TOLERANCES, Tolerance
+from parity.budget import EPS, TOLERANCES, Tolerance, squared
 from parity.ledger import Key, Ledger
 from parity.record import Batch, Captured, Named, Optimized, Stepped, TrainingState
 
@@ -125,8 +125,9 @@ def note_idle_decay(
     allowed = TOLERANCES[ledger.dtype]["update"]
     for name, label in labels.items():
         decay = schedule[f"{label} learning_rate"][before.step] * schedule[f"{label} weight_decay"][before.step]
-        shrunk = np.linalg.norm(decay * before.weights[name].astype(np.float64))
-        update = np.linalg.norm(reference.after.weights[name].astype(np.float64) - before.weights[name])
+        start = before.weights[name].astype(np.float64)
+        shrunk = decay * np.sqrt(squared(start))
+        update = np.sqrt(squared(reference.after.weights[name].astype(np.float64) - start))
         if allowed.kind == "relative" and 0 < shrunk <= allowed.value * update:
             key = Key("update", f"decay of {name}", init, "decay", label)
             ledger.vacuous(key, before.step, "the decay is smaller than the update's tolerance")
@@ -154,5 +155,5 @@ def compare_evaluation(ledger: Ledger, init: str, step: int, reference: Named, p
 
 def norm_ratio(a: Named, b: Named) -> np.float64:
     """||a|| / ||b|| over all leaves."""
-    norms = [np.sqrt(sum(np.vdot(x, x) for x in (np.asarray(x, np.float64) for x in tree.values()))) for tree in (a, b)]
+    norms = [np.sqrt(sum(squared(np.asarray(x, np.float64)) for x in tree.values())) for tree in (a, b)]
     return np.float64(norms[0] / norms[1]) if norms[1] else np.float64(1)

@@ -118,7 +118,9 @@ def inject(faults: Sequence[Fault]) -> Iterator[Outcome]:
 def run_catalogue(model: str | None, only: str | None, folder: Path) -> int:
     """Print the matrix of faults and stages, write the report; 0 if each is where it belongs, else 1."""
     faults = choose(model, only)
-    jax.config.update("jax_num_cpu_devices", 2)  # before JAX starts its devices
+    devices = max(fault.devices for fault in faults)
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)  # before JAX starts its devices
     console, rows, started = Console(), list[dict[str, Any]](), time.monotonic()
     with compile_once(), console.status("injecting faults") as status:
         for outcome in inject(faults):

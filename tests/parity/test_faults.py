@@ -1,0 +1,82 @@
+"""The engine is sharp: what is wrong is seen where it is wrong, and what is only written otherwise is not seen."""
+
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import jax
+import pytest
+
+from parity.faults import run
+from parity.faults.catalogue import CATALOGUE
+from parity.faults.fault import Fault
+from parity.faults.run import choose, config_of, inject, run_catalogue
+from parity.result import STAGES
+from recipe.config import MODELS
+
+CHANGING = [fault for fault in CATALOGUE if fault.stage is not None]
+EQUIVALENT = [fault for fault in CATALOGUE if fault.stage is None]
+
+# Of every stage the first fault that needs neither gpt, which takes long to compile, nor several devices.
+OF_STAGES = [
+    next(fault for fault in CATALOGUE if fault.stage == stage and fault.model != "gpt" and fault.devices == 1)
+    for stage in STAGES
+]
+
+
+def test_the_catalogue_is_large_and_each_fault_says_what_it_is():
+    assert len(CHANGING) >= 44
+    assert {fault.stage for fault in CHANGING} == set(STAGES)
+    assert {fault.model for fault in CHANGING} == set(MODELS)
+    assert len({fault.name for fault in CATALOGUE}) == len(CATALOGUE)
+    assert all(fault.about for fault in CATALOGUE)
+    assert all(fault.equivalent for fault in EQUIVALENT)
+    assert not any(fault.equivalent for fault in CHANGING)
+
+
+def test_faults_that_share_a_configuration_stand_together():
+    configs = [config_of(fault) for fault in choose(None, None)]
+    runs = [config for config, before in zip(configs, [None, *configs], strict=False) if config != before]
+    assert len(runs) == sum(config not in configs[:i] for i, config in enumerate(configs))
+
+
+def test_a_real_fault_is_caught_one_that_does_nothing_is_missed_and_the_command_fails(monkeypatch, tmp_path, capsys):
+    real = next(fault for fault in CATALOGUE if fault.name == "loss in bits")
+    idle = Fault("idle", "linear", "loss", "changes nothing", nullcontext)
+    monkeypatch.setattr(run, "CATALOGUE", (real, idle))
+    cache = jax.config.jax_compilation_cache_dir
+    assert run_catalogue("linear", None, tmp_path) == 1
+    assert jax.config.jax_compilation_cache_dir == cache
+    first, second = json.loads((tmp_path / "faults.json").read_text())
+    assert (first["found_stage"], second["found_stage"]) == ("loss", None)
+    assert first["ratio_to_budget"] > 1e10
+    assert first["ratios"]["activations"] <= 1 < first["ratios"]["loss"]
+    assert 0 < second["ratio_to_budget"] <= 1
+    said = capsys.readouterr().out
+    assert said.startswith("✗ 1 of 2 faults that change a number caught, 1 at the right stage")
+    assert {path.name for path in tmp_path.iterdir()} == {"faults.json", "faults.html", "faults.png"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", OF_STAGES, ids=lambda fault: fault.stage)
+def test_a_fault_of_each_stage_is_caught_there(fault):
+    (outcome,) = inject([fault])
+    assert outcome.found == fault.stage, outcome.result.sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["naive softmax", "key heads repeated", "norm before rotary"])
+def test_what_is_only_written_otherwise_stays_within_budget(name):
+    (outcome,) = inject(choose(None, name))
+    assert outcome.fault in EQUIVALENT
+    assert outcome.found is None, outcome.result.sentence
+
+
+@pytest.mark.slow
+def test_a_fault_of_several_devices_is_caught_by_the_command(tmp_path):
+    command = ["faults", "--only", "sum for mean over devices", "--out-dir", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "parity", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out" / "faults.json").read_text())
+    assert (row["devices"], row["found_stage"]) == (2, "gradients")
