@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 
     progress = Console(stderr=True)
     progress.print("measuring the peak ...")
-    peak = measure_peak(options.pairs, options.tiny)
+    peak = measure_peak(options.rounds, options.tiny)
     rows: list[Row] = []
     for name in names:
         progress.print(f"measuring {name} ...")

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.options import BenchOptions, Row
 from bench.pairs import interleave
-from bench.process import Worker
+from bench.process import workers
 from bench.rows import rows_of
 from recipe.config import Config, LinearConfig, TrainConfig
 from recipe.init import initial_weights
@@ -82,11 +82,8 @@ def prepare_torch(config: Config, inputs: np.ndarray, targets: np.ndarray) -> An
 def measure(options: BenchOptions, peak: float) -> list[Row]:
     """Updates per second; the ratio is that of the time of one update."""
     updates = dict.fromkeys(UPDATES, 3) if options.tiny else UPDATES
-    with (
-        Worker("classifier", "jax", {"updates": updates["jax"]}) as jax,
-        Worker("classifier", "torch", {"updates": updates["torch"]}) as torch,
-    ):
-        samples = interleave({"jax": jax, "torch": torch}, options.pairs)
+    with workers("classifier", {side: {"updates": count} for side, count in updates.items()}) as sides:
+        samples = interleave(sides, options.rounds)
     each = {
         side: [sample._replace(seconds=sample.seconds / updates[side]) for sample in found]
         for side, found in samples.items()

@@ -8,7 +8,7 @@ import numpy as np
 from bench import gpt
 from bench.options import BenchOptions, Row
 from bench.pairs import interleave
-from bench.process import Sample, Worker
+from bench.process import Sample, workers
 from bench.rows import rows_of
 from recipe.init import initial_weights
 
@@ -47,10 +47,10 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
     """Prompt read and text written; both sides must write the same tokens."""
     rows = []
     model, prompt, tokens = (TINY, 3, 4) if options.tiny else (MODEL, 64, 128)
-    for batch in BATCHES:
+    for batch in BATCHES[:1] if options.tiny else BATCHES:
         spec = {"model": model, "batch": batch, "prompt": prompt, "tokens": tokens}
-        with Worker("decoding", "jax", spec) as jax, Worker("decoding", "torch", spec) as torch:
-            samples = interleave({"jax": jax, "torch": torch}, options.pairs)
+        with workers("decoding", {"jax": spec, "torch": spec}) as sides:
+            samples = interleave(sides, options.rounds)
         written = batch * tokens
         found = rows_of(f"decoding, batch {batch}", samples, "tokens/s", partial(tokens_per_second, written))
         texts = {side: np.array(of_side[0].result) for side, of_side in samples.items()}

@@ -31,10 +31,10 @@ def batch_of(config: Config) -> dict[str, np.ndarray]:
     return {"tokens": ids[..., :-1], "targets": ids[..., 1:]}
 
 
-def sides(upstream: str | None) -> list[str]:
-    """The sides that this machine can run; torch.compile needs a C++ compiler."""
-    compiled = ["torch.compile"] if shutil.which("g++") else []
-    return ["jax", "torch", *compiled, *(["upstream"] if upstream else [])]
+def sides(upstream: str | None, *, compiled: bool) -> list[str]:
+    """The sides that are asked for and that this machine can run; torch.compile needs a C++ compiler."""
+    names = {"jax": True, "torch": True, "torch.compile": compiled and shutil.which("g++"), "upstream": upstream}
+    return [name for name, wanted in names.items() if wanted]
 
 
 def prepare(side: str, spec: dict[str, Any]) -> Work:

@@ -1,11 +1,9 @@
 """Time of an optimizer step of the GPT, at the two sizes that the targets name."""
 
-from contextlib import ExitStack
-
 from bench import gpt
 from bench.options import BenchOptions, Row
 from bench.pairs import interleave
-from bench.process import Worker
+from bench.process import workers
 from bench.rows import rows_of
 from bench.upstream import check_checkout
 from recipe.flops import matrix_flops_per_step
@@ -33,13 +31,9 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
         check_checkout(options.upstream)
     rows = []
     for work, spec in (TINY if options.tiny else SIZES).items():
-        names = gpt.sides(options.upstream)
-        with ExitStack() as stack:
-            workers = {
-                side: stack.enter_context(Worker("gpt_step", side, {**spec, "upstream": options.upstream}))
-                for side in names
-            }
-            samples = interleave(workers, options.pairs)
+        names = gpt.sides(options.upstream, compiled=not options.tiny)
+        with workers("gpt_step", {side: {**spec, "upstream": options.upstream} for side in names}) as sides:
+            samples = interleave(sides, options.rounds)
         flops = matrix_flops_per_step(gpt.config_of(spec), spec["sequence_len"])
         rows += rows_of(work, samples, "ms", lambda sample: 1e3 * sample.seconds, flops / peak)
     return rows

@@ -9,7 +9,7 @@ import numpy as np
 from bench import gpt
 from bench.options import BenchOptions, Row
 from bench.pairs import interleave, spread
-from bench.process import Sample, Worker
+from bench.process import Sample, workers
 from recipe.flops import matrix_flops_per_step
 
 BASE = {"depth": 4, "d_model": 128, "head_dim": 64, "vocab_size": 256, "sequence_len": 256, "batch_size": 4}
@@ -20,7 +20,7 @@ AXES = {
     "batch_size": (1, 2, 4, 8, 16),
 }
 TINY_BASE = {"depth": 1, "d_model": 32, "head_dim": 16, "vocab_size": 64, "sequence_len": 16, "batch_size": 1}
-TINY_AXES = {"sequence_len": (16, 32), "depth": (1, 2)}
+TINY_AXES = {"depth": (1, 2)}
 
 
 def prepare(side: str, spec: dict[str, Any]) -> Any:
@@ -48,8 +48,8 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
         for size in sizes:
             spec = {**base, axis: size, **({"batch_size": 1} if axis == "sequence_len" else {})}
             flops.append(float(matrix_flops_per_step(gpt.config_of(spec), spec["sequence_len"])))
-            with Worker("growth", "jax", spec) as jax, Worker("growth", "torch", spec) as torch:
-                samples = interleave({"jax": jax, "torch": torch}, options.pairs, warmups=1)
+            with workers("growth", {"jax": spec, "torch": spec}, together=options.tiny) as sides:
+                samples = interleave(sides, options.rounds, warmups=1)
             for side, of_side in samples.items():
                 found[side].append(of_side)
         for side, by_size in found.items():

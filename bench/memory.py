@@ -42,6 +42,7 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
     found = {}
     for side in ("jax", "torch"):
         with Worker("memory", side, spec) as worker:
+            worker.wait()
             found[side] = worker.work().result
     rows = []
     for side, memory in found.items():

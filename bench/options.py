@@ -12,19 +12,23 @@ class BenchOptions:
 
     only: str | None = None
     """Names of measurements separated by commas; all when left out."""
-    pairs: int = 5
-    """Rounds in which each side works once."""
+    pairs: int | None = None
+    """Rounds in which each side works once; 5 when left out, 1 with --tiny."""
     json: str | None = None
     """File for all figures as JSON; a picture of the same name but for .png is drawn beside it."""
     upstream: str | None = None
     """Your own checkout of karpathy/nanochat (November 2025), to be measured as it is."""
     tiny: bool = False
-    """The smallest sizes, which measure nothing but show that everything runs."""
+    """The smallest sizes and the fewest sides: measures nothing, but shows in less than a minute that all runs."""
 
     BOUNDS: ClassVar[dict[str, Bound]] = {"pairs": COUNT}
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+    @property
+    def rounds(self) -> int:
+        return self.pairs or (1 if self.tiny else 5)
 
 
 @dataclass(frozen=True)

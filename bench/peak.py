@@ -3,7 +3,7 @@
 from typing import Any
 
 from bench.pairs import interleave
-from bench.process import Worker
+from bench.process import workers
 
 SIZE, TINY_SIZE = 2048, 128
 
@@ -40,6 +40,6 @@ def measure_peak(pairs: int, tiny: bool) -> dict[str, float]:
     """Framework -> FLOP/s of its fastest sample."""
     spec = {"size": TINY_SIZE if tiny else SIZE, "repeats": 3}
     flops = 2 * spec["size"] ** 3 * spec["repeats"]
-    with Worker("peak", "jax", spec) as jax, Worker("peak", "torch", spec) as torch:
-        samples = interleave({"jax": jax, "torch": torch}, pairs)
+    with workers("peak", {"jax": spec, "torch": spec}) as sides:
+        samples = interleave(sides, pairs)
     return {name: flops / min(sample.seconds for sample in found) for name, found in samples.items()}

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +26,12 @@ class Sample(NamedTuple):
 
 
 class Worker:
-    """A process that has prepared one side's work. Use as a context manager."""
+    """A process that prepares one side's work from now on. Use as a context manager; `wait` before the first work."""
 
     def __init__(self, module: str, side: str, spec: dict[str, Any], env: Mapping[str, str] | None = None):
         self.name = f"{module} of {side}"
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
-        started = time.perf_counter()
+        self.started = time.perf_counter()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", module, side, json.dumps(spec)],
             stdin=subprocess.PIPE,
@@ -40,8 +41,11 @@ class Worker:
             env={**os.environ, **ON_CPU, **(env or {})},
             cwd=Path(__file__).parents[1],
         )
+
+    def wait(self) -> float:
+        """Seconds from the process's start until it was ready to work. Raises UserError if it died."""
         self._answer()
-        self.seconds_to_ready = time.perf_counter() - started
+        return time.perf_counter() - self.started
 
     def work(self) -> Sample:
         """Raises UserError with the worker's last line if it has died."""
@@ -79,6 +83,21 @@ class Worker:
             self.process.wait()
         self.process.stdout.close()
         self.errors.close()
+
+
+@contextmanager
+def workers(module: str, specs: dict[str, dict[str, Any]], *, together: bool = True) -> Iterator[dict[str, Worker]]:
+    """A worker for each side, ready to work; they get ready together unless that takes time which is measured."""
+    with ExitStack() as stack:
+        started = {}
+        for side, spec in specs.items():
+            started[side] = stack.enter_context(Worker(module, side, spec))
+            if not together:
+                started[side].wait()
+        if together:
+            for worker in started.values():
+                worker.wait()
+        yield started
 
 
 def busy_seconds() -> float | None:

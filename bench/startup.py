@@ -23,7 +23,7 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }
         seconds_to_first_step("jax", spec, cache)
-        for _ in range(options.pairs):
+        for _ in range(options.rounds):
             times["jax"].append(seconds_to_first_step("jax", spec, {"JAX_ENABLE_COMPILATION_CACHE": "false"}))
             times["jax, cached"].append(seconds_to_first_step("jax", spec, cache))
             times["torch"].append(seconds_to_first_step("torch", spec, {}))
@@ -40,4 +40,4 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
 
 def seconds_to_first_step(side: str, spec: dict[str, Any], env: dict[str, str]) -> float:
     with Worker("startup", side, spec, env) as worker:
-        return worker.seconds_to_ready
+        return worker.wait()

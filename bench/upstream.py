@@ -52,7 +52,7 @@ def prepare_upstream(config: Config, batch: dict[str, np.ndarray], folder: str) 
         for optimizer in optimizers:
             optimizer.step()
         model.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     step()
     return step
