@@ -1,15 +1,18 @@
 """What one accelerator can do, from the makers' data sheets: the ceilings of a roofline and of MFU.
 
-TPU figures are those of "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x" in Google Cloud's TPU documentation
-(cloud.google.com/tpu/docs); GPU figures those of NVIDIA's data sheets, without sparsity, of the SXM variant where
-there are several.
+TPU figures are those of the pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x" in Google Cloud's TPU
+documentation (docs.cloud.google.com/tpu/docs). Links are the 45 and 90 GB/s that "How to Scale Your Model"
+(jax-ml.github.io/scaling-book, chapter "TPUs") reckons with; the pages' totals per chip, both directions of four or
+six links, come to 50 and 100. A TPU7x is two devices to JAX, each with half of its figures, and we do not model how
+they are linked. GPU figures are those of NVIDIA's data sheets, without sparsity, of the SXM variant where there are
+several; T4 and V100 have no bfloat16 units, theirs is float16's.
 """
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """One device. Rates are peaks; `links` are those to its neighbours in the torus, 0 where we do not model them."""
+    """One of JAX's devices. Rates are peaks; links go to its neighbours in the torus; 0: not modelled."""
 
     kind: str  # a part of JAX's device_kind
     flops: float  # bfloat16 matrix products, FLOP/s
@@ -26,9 +29,9 @@ CHIPS = (
     Chip("TPU v5 lite", 197e12, 16 * GIB, 819e9, 45e9, 2),
     Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 45e9, 2),
     Chip("TPU v5", 459e12, 95 * GIB, 2765e9, 90e9, 3),
-    Chip("TPU v6 lite", 918e12, 32 * GIB, 1640e9, 90e9, 2),
-    Chip("TPU v6e", 918e12, 32 * GIB, 1640e9, 90e9, 2),
-    Chip("TPU7x", 2307e12, 192 * GIB, 7380e9, 90e9, 3),
+    Chip("TPU v6 lite", 918e12, 32 * GIB, 1638e9, 90e9, 2),
+    Chip("TPU v6e", 918e12, 32 * GIB, 1638e9, 90e9, 2),
+    Chip("TPU7x", 2307e12 / 2),
     Chip("A100", 312e12),
     Chip("H100", 989e12),
     Chip("H200", 989e12),
