@@ -47,9 +47,11 @@ def prepare_jax(config: Config, inputs: np.ndarray, targets: np.ndarray) -> Any:
     step_fn = partial(train_step, config, model, optimizer)
     steps = jax.jit(partial(scan_train_steps, step_fn), donate_argnums=0, compiler_options=cpu.compiler_options())
 
+    batches = jax.device_put({"inputs": inputs, "targets": targets})  # torch's are tensors beforehand, too
+
     def work() -> float:
         nonlocal state
-        state, metrics = steps(state, {"inputs": inputs, "targets": targets})
+        state, metrics = steps(state, batches)
         return float(metrics["loss"][-1])
 
     return work

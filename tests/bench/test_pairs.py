@@ -14,8 +14,8 @@ def sample(seconds: float, others: float | None = 0.0) -> Sample:
     return Sample(seconds, seconds, others, None)
 
 
-class Scripted:
-    """A worker whose samples are given."""
+class Scripted(Worker):
+    """A worker without a process, whose samples are given."""
 
     def __init__(self, samples: list[Sample], log: list[str], name: str):
         self.samples, self.log, self.name = iter(samples), log, name
@@ -44,7 +44,7 @@ def test_a_ratio_compares_samples_of_one_round():
 
 def test_sides_work_in_turn_after_their_warmups():
     log: list[str] = []
-    sides = {name: Scripted([sample(1)] * 9, log, name) for name in ("a", "b")}
+    sides: dict[str, Worker] = {name: Scripted([sample(1)] * 9, log, name) for name in ("a", "b")}
     found = interleave(sides, pairs=2, warmups=1)
     assert log == ["a", "b", "a", "b", "a", "b"]
     assert {name: len(samples) for name, samples in found.items()} == {"a": 2, "b": 2}

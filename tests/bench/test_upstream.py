@@ -2,9 +2,11 @@
 
 import sys
 import textwrap
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench import gpt
 from bench.upstream import check_checkout, prepare_upstream
@@ -71,10 +73,13 @@ def checkout(tmp_path, monkeypatch):
 
 def test_a_step_trains_upstreams_own_model_with_its_own_optimizers(checkout, monkeypatch):
     """From a head of zeros the loss starts at log V and falls; compiling is left out, it would take half a minute."""
-    import torch
+    compiled: list[Any] = []
 
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda model, **options: compiled.append(model) or model)
+    def keep(model: torch.nn.Module, **options: bool) -> torch.nn.Module:
+        compiled.append(model)
+        return model
+
+    monkeypatch.setattr(torch, "compile", keep)
     check_checkout(checkout)
     config = gpt.config_of(SPEC)
     step = prepare_upstream(config, gpt.batch_of(config), checkout)
