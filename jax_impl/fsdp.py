@@ -117,11 +117,16 @@ class GatheringModel(NamedTuple):
     dtype: jnp.dtype  # of the computation: matrices travel in it
 
     def bind(self, params: Tree, buffers: Tree, *, train: bool) -> Any:
-        """See `Model.bind`. The blocks of a GPT stay shards: its loop fetches the weights of one at a time."""
+        """See `Model.bind`. The blocks of a GPT stay shards: its loop fetches the weights of one at a time.
+
+        Not so in several processes on CPUs, where all are gathered first: gathers inside a loop and beside it may
+        start in another order on each process, and gloo then waits for ever.
+        """
+        loop = jax.default_backend() != "cpu" or jax.process_count() == 1
         shards = flatten(params)
-        whole = {name: x if name.startswith("h.") else self.gather(name, x) for name, x in shards.items()}
+        whole = {name: x if loop and name.startswith("h.") else self.gather(name, x) for name, x in shards.items()}
         module = self.model.bind(unflatten(whole), buffers, train=train)
-        if isinstance(module, GPT):
+        if loop and isinstance(module, GPT):
             module.fetch = self.fetch
         return module
 
