@@ -59,7 +59,7 @@ def summary(faults: list[dict[str, Any]]) -> None:
 
 def draw(faults: list[dict[str, Any]]) -> None:
     """Error over budget by fault and stage: where each begins, and what follows from it."""
-    changing = [f for f in faults if not f["equivalent"]]
+    changing = sorted((f for f in faults if not f["equivalent"]), key=lambda f: STAGES.index(f["expected_stage"]))
     image = np.full((len(changing), len(STAGES)), np.nan)
     for row, fault in enumerate(changing):
         for column, stage in enumerate(STAGES):
