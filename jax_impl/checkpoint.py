@@ -255,5 +255,6 @@ def damaged(run: Path, step: int, why: str) -> UserError:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]

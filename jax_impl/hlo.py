@@ -23,6 +23,8 @@ NO_TRAFFIC = re.compile(r"^(parameter|tuple|get-tuple-element|bitcast|constant|a
 
 
 class Instruction(NamedTuple):
+    """One instruction of a compiled program."""
+
     name: str
     result: str  # its type, as text
     operation: str

@@ -19,10 +19,12 @@ class Roofline(NamedTuple):
 
     @property
     def step(self) -> float:
+        """Seconds of a step at least: of the unit that takes longest."""
         return max(self)
 
     @property
     def bound_by(self) -> str:
+        """The unit that takes longest."""
         return max(zip(self, self._fields, strict=True))[1]
 
     @property

@@ -84,6 +84,8 @@ apply_rotary.defvjp(
 
 
 class CausalSelfAttention(nnx.Module):
+    """Grouped-query attention over what came before, with rotary positions and QK-norm."""
+
     def __init__(self, config: GPTConfig, param_dtype: jnp.dtype):
         self.config = config
         width, kv_width = config.width, config.key_value_heads * config.head_dim
@@ -116,6 +118,8 @@ class CausalSelfAttention(nnx.Module):
 
 
 class MLP(nnx.Module):
+    """c_proj(relu(c_fc(x))^2), four times as wide inside (ReLU^2: arXiv:2109.08668)."""
+
     def __init__(self, config: GPTConfig, param_dtype: jnp.dtype):
         self.c_fc = Linear(config.width, 4 * config.width, bias=False, param_dtype=param_dtype)
         self.c_proj = Linear(4 * config.width, config.width, bias=False, param_dtype=param_dtype)
@@ -128,6 +132,8 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
+    """x + attn(norm(x)), then x + mlp(norm(x))."""
+
     def __init__(self, config: GPTConfig, param_dtype: jnp.dtype):
         self.attn = CausalSelfAttention(config, param_dtype)
         self.mlp = MLP(config, param_dtype)
@@ -142,6 +148,8 @@ class Block(nnx.Module):
 
 
 class GPT(nnx.Module):
+    """Tokens to logits, computed in `dtype` from weights in `param_dtype`; remat: blocks are recomputed backward."""
+
     def __init__(self, config: GPTConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, remat: bool = False):
         assert config.vocab_size is not None
         self.config = config
