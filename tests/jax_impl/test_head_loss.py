@@ -11,7 +11,7 @@ import pytest
 from jax_impl import head_loss
 from jax_impl.models import flatten, load_tree, make_model
 from jax_impl.step import micro_step
-from recipe.config import Config, GPTConfig, TrainConfig
+from recipe.config import Config, CorpusConfig, GPTConfig, LinearConfig, TabularConfig, TrainConfig
 from recipe.init import initial_weights
 
 B, T, V = 3, 13, 40
@@ -110,3 +110,17 @@ def inner_equations(jaxpr):
         yield eqn
         for inner in jax.extend.core.jaxprs_in_params(eqn.params):
             yield from inner_equations(inner)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "batch_size", "accumulation", "large"),
+    [(256, 8, 1, False), (32768, 4, 1, True), (8192, 16, 8, False)],
+)
+def test_a_run_knows_whether_its_micro_steps_have_large_logits(vocab_size, batch_size, accumulation, large):
+    config = Config(
+        model=GPTConfig(vocab_size=vocab_size),
+        data=CorpusConfig(sequence_len=1024),
+        train=TrainConfig(batch_size=batch_size, accumulation=accumulation),
+    )
+    assert head_loss.large_logits(config) == large
+    assert not head_loss.large_logits(Config(model=LinearConfig(), data=TabularConfig()))
