@@ -1,13 +1,16 @@
 """The examples run as they stand; those that the pages show are run by the pages' scripts."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import jax_impl.train
 from docs.runs.__main__ import HERE
-from examples import train_here_generate_there
+from examples import many_steps_one_dispatch, train_here_generate_there
 
-APART = {"train_here_generate_there"}
+APART = {"many_steps_one_dispatch", "train_here_generate_there"}
 
 
 def test_every_example_is_run_by_a_page_or_here():
@@ -24,3 +27,13 @@ def test_a_run_trained_in_jax_generates_the_same_text_in_torch(tmp_path: Path):
     assert in_jax.startswith("torch")
     assert len(in_jax) > len("torch")
     assert in_jax == in_torch
+
+
+@pytest.mark.slow
+def test_many_steps_in_one_dispatch_are_those_of_the_training_command(tmp_path: Path):
+    losses, accuracy = many_steps_one_dispatch.main()
+    jax_impl.train.main(["linear", "--log-every", "1", "--out-dir", str(tmp_path / "run")])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose(losses, [line["loss"] for line in lines if "loss" in line], rtol=1e-5)
+    assert accuracy == lines[-1]["val_accuracy"]
+    assert accuracy >= 0.96

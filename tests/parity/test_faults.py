@@ -65,8 +65,14 @@ def test_a_fault_of_each_stage_is_caught_there(fault):
     assert outcome.found == fault.stage, outcome.result.sentence
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["naive softmax", "key heads repeated", "norm before rotary"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("naive softmax", marks=pytest.mark.slow),
+        pytest.param("key heads repeated", marks=pytest.mark.slow),
+        pytest.param("norm before rotary", marks=pytest.mark.long),
+    ],
+)
 def test_what_is_only_written_otherwise_stays_within_budget(name):
     (outcome,) = inject(choose(None, name))
     assert outcome.fault in EQUIVALENT
