@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_impl import cpu
 from jax_impl.checkpoint import load_params
 from jax_impl.models import Model, Tree, load_tree, make_model
 from jax_impl.models.gpt import Cache, make_cache
@@ -138,10 +137,13 @@ def sample_text(
 
 @functools.lru_cache(maxsize=16)
 def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float):
-    """The two compiled functions; kept, so that samples during a training run compile once."""
-    model, options = Model(graphdef, {}, {}), cpu.compiler_options()
+    """The two compiled functions; kept, so that samples during a training run compile once.
 
-    @functools.partial(jax.jit, donate_argnums=1, compiler_options=options)
+    Without the train step's `cpu.compiler_options`: at products of a few rows XLA's own kernels are four times as fast.
+    """
+    model = Model(graphdef, {}, {})
+
+    @functools.partial(jax.jit, donate_argnums=1)
     def read(params: Tree, cache: Cache, piece_BT: jax.Array, count: jax.Array) -> tuple[jax.Array, Cache]:
         """Logits (B, V) behind the first `count` tokens of the piece, and the cache with these in it.
 
@@ -151,7 +153,7 @@ def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float
         logits_BV = jax.lax.dynamic_index_in_dim(logits_BTV, count - 1, axis=1, keepdims=False)
         return logits_BV, filled._replace(length=cache.length + count)
 
-    @functools.partial(jax.jit, donate_argnums=(1, 2), compiler_options=options)
+    @functools.partial(jax.jit, donate_argnums=(1, 2))
     def choose(
         params: Tree, cache: Cache, logits_BV: jax.Array, given_B: jax.Array, uniform_B: jax.Array
     ) -> tuple[jax.Array, jax.Array, Cache]:

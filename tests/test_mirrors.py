@@ -41,6 +41,11 @@ WITHOUT_TWIN: dict[str, tuple[set[str], set[str], str]] = {
         {"weight_shapes", "load_weights"},
         "a torch module holds its arrays under their names; JAX has a structure and a tree apart",
     ),
+    "models/attention.py": (
+        {"cached_attention"},
+        set(),
+        "behind a cache XLA needs one shape for every length, and its heads first; torch cuts the cache to its length",
+    ),
     "models/mlp.py": (
         set(),
         {"AllSum", "Dropout"},

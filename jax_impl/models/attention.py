@@ -13,30 +13,37 @@ SHORTEST_BLOCK = 128  # below it matrix products grow inefficient
 MOST_BLOCKS = 8  # each is compiled on its own; what is left to skip beyond eight is a sixteenth of the work
 
 
-def causal_attention(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, start=0) -> jax.Array:
-    """softmax(q k^T / sqrt(C)) v, where query t sees the keys 0 ... start + t; returns (B, T, H, C).
+def causal_attention(q_BTHC: jax.Array, k_BTKC: jax.Array, v_BTKC: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(C)) v, where query t sees the keys 0 ... t; returns (B, T, H, C).
 
     Scores and softmax are float32 or wider (arXiv:1706.03762, equation 1; grouping: arXiv:2305.13245).
     """
-    B, T, H, C = q_BTHC.shape
-    S, K = k_BSKC.shape[1:3]
-    q_BKGTC = q_BTHC.reshape(B, T, K, H // K, C).transpose(0, 2, 3, 1, 4)
-    k_BKSC, v_BKSC = k_BSKC.transpose(0, 2, 1, 3), v_BSKC.transpose(0, 2, 1, 3)
-    if isinstance(start, int) and start == 0 and T == S:
-        y_BKGTC = _blockwise_attention(q_BKGTC, k_BKSC, v_BKSC)
-    else:  # behind a cache: few queries, and a mask that is known only at run time
-        y_BKGTC = _masked_attention(q_BKGTC, k_BKSC, v_BKSC, start)
-    return y_BKGTC.transpose(0, 3, 1, 2, 4).reshape(B, T, H, C)
+    k_BKTC, v_BKTC = k_BTKC.transpose(0, 2, 1, 3), v_BTKC.transpose(0, 2, 1, 3)
+    return _ungrouped(_blockwise_attention(_grouped(q_BTHC, k_BTKC.shape[2]), k_BKTC, v_BKTC))
 
 
-def _masked_attention(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, start) -> jax.Array:
-    T, C = q_BKGTC.shape[3:]
-    S = k_BKSC.shape[2]
-    wide = jnp.promote_types(q_BKGTC.dtype, jnp.float32)
+def cached_attention(q_BTHC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, start) -> jax.Array:
+    """The same for T queries that see the keys 0 ... start + t of a cache: few queries, a mask known at run time."""
+    T, C = q_BTHC.shape[1], q_BTHC.shape[3]
+    K, S = k_BKSC.shape[1:3]
+    q_BKGTC = _grouped(q_BTHC, K)
+    wide = jnp.promote_types(q_BTHC.dtype, jnp.float32)
     scores_BKGTS = jnp.einsum("bkgtc,bksc->bkgts", q_BKGTC, k_BKSC, preferred_element_type=wide) * C**-0.5
     sees_TS = jnp.arange(S)[None, :] <= start + jnp.arange(T)[:, None]
-    weights_BKGTS = jax.nn.softmax(jnp.where(sees_TS, scores_BKGTS, -jnp.inf), axis=-1).astype(q_BKGTC.dtype)
-    return jnp.einsum("bkgts,bksc->bkgtc", weights_BKGTS, v_BKSC)
+    weights_BKGTS = jax.nn.softmax(jnp.where(sees_TS, scores_BKGTS, -jnp.inf), axis=-1).astype(q_BTHC.dtype)
+    return _ungrouped(jnp.einsum("bkgts,bksc->bkgtc", weights_BKGTS, v_BKSC))
+
+
+def _grouped(q_BTHC: jax.Array, key_heads: int) -> jax.Array:
+    """Queries by the key head that they share, (B, K, G, T, C)."""
+    B, T, H, C = q_BTHC.shape
+    return q_BTHC.reshape(B, T, key_heads, H // key_heads, C).transpose(0, 2, 3, 1, 4)
+
+
+def _ungrouped(y_BKGTC: jax.Array) -> jax.Array:
+    """The inverse of `_grouped`, (B, T, H, C)."""
+    B, K, G, T, C = y_BKGTC.shape
+    return y_BKGTC.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, C)
 
 
 @jax.custom_vjp

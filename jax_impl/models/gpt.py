@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_impl.models.attention import causal_attention
+from jax_impl.models.attention import cached_attention, causal_attention
 from jax_impl.models.layers import Embedding, Linear
 from recipe.config import GPTConfig
 
@@ -31,7 +31,10 @@ RMS_NORM_EPS = 1.1920929e-07
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far, one entry per block, each (B, S, K, C); `length` of S are set."""
+    """Keys and values of the tokens seen so far, one entry per block, each (B, K, S, C); `length` of S are set.
+
+    torch's is (B, S, K, C); here XLA would turn all of it around at every token.
+    """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
@@ -40,7 +43,7 @@ class Cache(NamedTuple):
 
 def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Cache:
     """An empty cache for `batch` sequences of at most `size` tokens."""
-    shape = (batch, size, config.key_value_heads, config.head_dim)
+    shape = (batch, config.key_value_heads, size, config.head_dim)
     keys = tuple(jnp.zeros(shape, dtype) for _ in range(config.depth))  # one each: a buffer can be donated once only
     values = tuple(jnp.zeros(shape, dtype) for _ in range(config.depth))
     return Cache(keys, values, jnp.int32(0))
@@ -97,7 +100,7 @@ class CausalSelfAttention(nnx.Module):
         self.path = ""
 
     def __call__(self, x_BTD, cos_TC, sin_TC, cached=None):
-        """x (B, T, D) -> (B, T, D), and the block's keys and values (B, S, K, C).
+        """x (B, T, D) -> (B, T, D), and with a cache the keys and values (B, K, S, C) up to the last token.
 
         cached: keys, values and length of what came before; the new ones are written behind it.
         """
@@ -107,14 +110,16 @@ class CausalSelfAttention(nnx.Module):
         v_BTKC = self.c_v(x_BTD).reshape(B, T, self.config.key_value_heads, self.config.head_dim)
         q_BTHC = checkpoint_name(rms_norm(apply_rotary(q_BTHC, cos_TC, sin_TC)), f"{self.path}.q")
         k_BTKC = checkpoint_name(rms_norm(apply_rotary(k_BTKC, cos_TC, sin_TC)), f"{self.path}.k")
-        start = 0
-        if cached is not None:
-            keys_BSKC, values_BSKC, start = cached
-            k_BTKC = jax.lax.dynamic_update_slice_in_dim(keys_BSKC, k_BTKC, start, axis=1)
-            v_BTKC = jax.lax.dynamic_update_slice_in_dim(values_BSKC, v_BTKC, start, axis=1)
-        y_BTHC = self.attend(q_BTHC, k_BTKC, v_BTKC, start)
+        if cached is None:
+            kept, y_BTHC = None, self.attend(q_BTHC, k_BTKC, v_BTKC)
+        else:
+            keys_BKSC, values_BKSC, start = cached
+            k_BKTC, v_BKTC = k_BTKC.transpose(0, 2, 1, 3), v_BTKC.transpose(0, 2, 1, 3)
+            keys_BKSC = jax.lax.dynamic_update_slice_in_dim(keys_BKSC, k_BKTC, start, axis=2)
+            values_BKSC = jax.lax.dynamic_update_slice_in_dim(values_BKSC, v_BKTC, start, axis=2)
+            kept, y_BTHC = (keys_BKSC, values_BKSC), cached_attention(q_BTHC, keys_BKSC, values_BKSC, start)
         y_BTD = checkpoint_name(y_BTHC.reshape(B, T, D), f"{self.path}.y")
-        return checkpoint_name(self.c_proj(y_BTD), self.path), (k_BTKC, v_BTKC)
+        return checkpoint_name(self.c_proj(y_BTD), self.path), kept
 
 
 class MLP(nnx.Module):
@@ -140,7 +145,7 @@ class Block(nnx.Module):
         self.path = ""
 
     def __call__(self, x_BTD, cos_TC, sin_TC, cached=None):
-        """x (B, T, D) -> (B, T, D), and the block's keys and values."""
+        """x (B, T, D) -> (B, T, D), and with a cache its keys and values."""
         y_BTD, kv = self.attn(rms_norm(x_BTD), cos_TC, sin_TC, cached)
         x_BTD = x_BTD + y_BTD
         x_BTD = x_BTD + self.mlp(rms_norm(x_BTD))
@@ -201,15 +206,15 @@ class GPT(nnx.Module):
 
         Tokens past the cache's size would overwrite its end: the caller keeps length + T <= S.
         """
-        T, size = tokens_BT.shape[1], cache.keys[0].shape[1]
+        T, size = tokens_BT.shape[1], cache.keys[0].shape[2]
         table = [jnp.asarray(t) for t in rotary_table(self.config, size)]
         cos_TC, sin_TC = (jax.lax.dynamic_slice_in_dim(t, cache.length, T) for t in table)
         x_BTD = self._embed(tokens_BT)
         keys, values = [], []
-        for block, k_BSKC, v_BSKC in zip(self.h, cache.keys, cache.values, strict=True):
-            x_BTD, (k_BSKC, v_BSKC) = block(x_BTD, cos_TC, sin_TC, (k_BSKC, v_BSKC, cache.length))
-            keys.append(k_BSKC)
-            values.append(v_BSKC)
+        for block, k_BKSC, v_BKSC in zip(self.h, cache.keys, cache.values, strict=True):
+            x_BTD, (k_BKSC, v_BKSC) = block(x_BTD, cos_TC, sin_TC, (k_BKSC, v_BKSC, cache.length))
+            keys.append(k_BKSC)
+            values.append(v_BKSC)
         return self._head(x_BTD), Cache(tuple(keys), tuple(values), cache.length + T)
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:

@@ -22,7 +22,6 @@ def attend(
     q_BTHC: Any,
     k_BSKC: Any,
     v_BSKC: Any,
-    start: Any = 0,
     *,
     scale_power: float = -0.5,
     ahead: int = 0,
@@ -39,7 +38,7 @@ def attend(
     else:
         k_BSHC, v_BSHC = (jnp.repeat(x, H // K, axis=2) for x in (k_BSKC, v_BSKC))
     scores_BHTS = jnp.einsum("bthc,bshc->bhts", q_BTHC, k_BSHC) * C**scale_power
-    sees_TS = jnp.arange(S)[None, :] <= start + jnp.arange(T)[:, None] + ahead
+    sees_TS = jnp.arange(S)[None, :] <= jnp.arange(T)[:, None] + ahead
     scores_BHTS = scores_BHTS.astype(scores_dtype or scores_BHTS.dtype)
     if masked == -jnp.inf:
         scores_BHTS = jnp.where(sees_TS, scores_BHTS, -jnp.inf)

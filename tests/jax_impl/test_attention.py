@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jax_impl.models import attention
-from jax_impl.models.attention import causal_attention
+from jax_impl.models.attention import cached_attention, causal_attention
 from jax_impl.models.gpt import apply_rotary, rotary_table
 from recipe.config import GPTConfig
 
@@ -87,7 +87,8 @@ def test_low_precision_errs_by_a_few_roundings(x64, short_blocks, dtype, eps):
 
 def test_behind_a_cache_the_mask_starts_where_the_cache_ends(x64):
     q, k, v = random_qkv(T=12)
-    found = jax.jit(causal_attention)(q[:, 5:8], k, v, jnp.int32(5))
+    k_BKSC, v_BKSC = (x.transpose(0, 2, 1, 3) for x in (k, v))
+    found = jax.jit(cached_attention)(q[:, 5:8], k_BKSC, v_BKSC, jnp.int32(5))
     np.testing.assert_allclose(found, whole_attention(q[:, 5:8], k, v, 5), rtol=1e-12, atol=1e-14)
 
 
