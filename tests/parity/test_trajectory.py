@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from parity.budget import EPS, TRAJECTORY_LOSS
-from parity.ledger import Ledger
+from parity.ledger import Key, Ledger
 from parity.record import TrainingState
 from parity.reference import Reference, Run, perturb
-from parity.trajectory import FLOOR_ULPS, compare_runs, relative, spread, within
+from parity.trajectory import FLOOR_ULPS, compare_runs, enter_weights, relative, spread, within
 
 WEIGHTS = np.linspace(1.0, 2.0, 2000)  # enough for a verdict of their own
 
@@ -80,6 +80,15 @@ def test_a_loss_within_ten_times_the_envelope_agrees_and_one_beyond_it_diverges(
 def test_a_float64_loss_may_never_be_off_by_more_than_the_fixed_figure():
     first, _ = judged("float64", [2.0, 2.0], [[2.0, 2.1]], [2.0, 2 * (1 + 2e-11)])
     assert (first.stage, first.tensor, first.step, first.budget) == ("trajectory", "loss", 1, 1e-11)
+
+
+@pytest.mark.parametrize(("off", "status"), [(9e-9, "unchecked"), (1.2e-8, "diverges"), (0.9e-10, "agrees")])
+def test_weights_that_the_reference_cannot_repeat_are_unchecked_within_ten_envelopes_and_no_further(off, status):
+    ledger = Ledger("float64")
+    moved = (1 + 1e-9) * WEIGHTS
+    enter_weights(ledger, Key("trajectory", "w", "nonzero"), 0, WEIGHTS, (1 + off) * WEIGHTS, [moved])
+    (tensor,) = ledger.judge()[1]
+    assert tensor.status == [status]
 
 
 @pytest.mark.parametrize(("dtype", "moved", "allowed"), [("float64", 1.0, 1e-10), ("float32", 1 + 1e-6, 1e-5)])
