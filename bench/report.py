@@ -1,6 +1,7 @@
 """The table on the terminal, the JSON, and the picture."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -16,6 +17,7 @@ from bench.options import Row
 from recipe.errors import UserError
 
 MOMENT = "%Y-%m-%d %H:%M"
+MOST_COLUMNS = 3  # of the picture
 
 
 def machine() -> dict[str, Any]:
@@ -92,8 +94,13 @@ def draw(path: Path, rows: list[Row]) -> None:
     slopes = [row for row in rows if row.work.startswith("growth, slope in ")]
     axes_names = list(dict.fromkeys(row.work.removeprefix("growth, slope in ") for row in slopes))
     panels = max(1, bool(bars) + len(axes_names))
-    figure, panel_axes = plt.subplots(1, panels, figsize=(max(5 * panels, 6), 4.5), squeeze=False, layout="constrained")
-    panel = iter(panel_axes[0])
+    columns = min(panels, MOST_COLUMNS)
+    lines = math.ceil(panels / columns)
+    size = (max(5 * columns, 6), 4.5 * lines)
+    figure, panel_axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    for unused in panel_axes.flat[panels:]:
+        unused.remove()
+    panel = iter(panel_axes.flat)
     if bars:
         axes = next(panel)
         names = [f"{row.work}: {row.side}" for row in bars]
@@ -111,6 +118,8 @@ def draw(path: Path, rows: list[Row]) -> None:
         flops = [f / counted.extra["flops"][0] * counted.extra["seconds"][0] for f in counted.extra["flops"]]
         axes.loglog(counted.extra["sizes"], flops, "k:", label=f"FLOPs, slope {counted.extra['flops_slope']:.2f}")
         axes.set_xlabel(axis)
+        axes.set_xticks(counted.extra["sizes"], [str(size) for size in counted.extra["sizes"]])
+        axes.minorticks_off()
         axes.set_ylabel("seconds per step")
         axes.legend()
     figure.savefig(path, dpi=110)
