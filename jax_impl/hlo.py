@@ -7,6 +7,8 @@ import re
 from collections import defaultdict
 from typing import NamedTuple
 
+from recipe.errors import RunError
+
 BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16, "s16": 16, "u16": 16, "s64": 64, "u64": 64, "f64": 64}
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
@@ -85,7 +87,7 @@ def runs(found: dict[str, list[Instruction]], entry: str) -> tuple[dict[str, int
 def trip_count(found: dict[str, list[Instruction]], around: list[Instruction], loop: Instruction) -> int:
     """How often a loop runs: as noted by XLA, or by the bound that its counter is compared with.
 
-    Raises ValueError where neither tells; a loop counted once would be a wrong figure.
+    Raises RunError where neither tells; a loop counted once would be a wrong figure.
     """
     if noted := TRIPS.search(loop.rest):
         return int(noted[1])
@@ -101,7 +103,10 @@ def trip_count(found: dict[str, list[Instruction]], around: list[Instruction], l
                 first = by_name[first.operands[0]]
             if first.operation == "constant":
                 return int(bound.rest.split(")")[0]) - int(first.rest.split(")")[0])
-    raise ValueError(f"cannot tell how often the loop {loop.name} runs")
+    raise RunError(
+        f"cannot tell how often the loop {loop.name} of the compiled program runs, so its traffic cannot be counted; "
+        "report the topology and the flags"
+    )
 
 
 def collectives(text: str, scope: str = "") -> list[Collective]:
