@@ -32,6 +32,7 @@ def test_the_small_models_agree_at_every_stage(model):
     assert all(stage.verdict == "agrees" and stage.compared for stage in result.stages.values())
 
 
+@pytest.mark.slow
 def test_a_tiny_gpt_agrees_and_what_its_native_start_hides_is_unchecked():
     result = check_here(Request(tiny_gpt(4)))
     assert result.verdict == "agrees", result.sentence
