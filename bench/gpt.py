@@ -54,12 +54,10 @@ def prepare(side: str, spec: dict[str, Any]) -> Work:
 def prepare_jax(config: Config) -> Work:
     """As `jax_impl.train` does it on one device."""
     from jax_impl import cpu, parallel
-    from jax_impl.head_loss import large_logits
     from jax_impl.models import flatten, make_model
     from jax_impl.optimizer import make_optimizer
 
-    if not large_logits(config):
-        cpu.keep_freed_memory()
+    cpu.keep_freed_memory(config)
     parallel.set_precision(config)
     model = make_model(config)
     steps = parallel.make_steps(config, "jit", model, make_optimizer(config, model.params))

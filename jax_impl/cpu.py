@@ -6,6 +6,9 @@ import sys
 
 import jax
 
+from jax_impl.head_loss import large_logits
+from recipe.config import Config
+
 # XLA's CPU backend hands matrix products and reductions to a library of its own, YNN, which is younger than the Eigen
 # kernels beside it: on an AVX-512 core these reached 195 GFLOP/s in the products of a GPT's step, YNN 170, and YNN's
 # row sums took five times as long. An empty list of fusion types keeps to Eigen.
@@ -27,16 +30,17 @@ def compiler_options() -> dict[str, str] | None:
     return EIGEN_KERNELS
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to keep what is freed; call it before the first computation. False where there is no glibc.
+def keep_freed_memory(config: Config) -> bool:
+    """Tell glibc's malloc to keep what is freed, before the first computation; False where it isn't told.
 
     XLA allocates a step's temporary memory anew for each step, and by default glibc gives such large pieces back to
     the system: the next step takes a page fault for every 4 KB, 54,000 of them and 8 % of the time in a step of the
     benchmarks' first GPT. The price: up to 2 GB stay with the process, and pieces find their places within a few
-    steps, until when the peak may grow to some three times a step's temporary memory. Not for a model with large
-    logits, where memory is what runs out: with a vocabulary of 32,768 the process took 2.3 GB instead of 1.5.
+    steps, until when the peak may grow to some three times a step's temporary memory. So not for a model with large
+    logits, where memory is what runs out: with a vocabulary of 32,768 the process took 2.3 GB instead of 1.5. Nor where
+    there is no glibc.
     """
-    if not sys.platform.startswith("linux"):
+    if large_logits(config) or not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_impl.losses import IGNORE, Sums, loss_sums
-from recipe.config import Config, CorpusConfig, GPTConfig
+from recipe.config import Config, GPTConfig
+from recipe.resolve import sequence_len, units_per_step
 
 # A piece has as many logits as this (64 MB in float32), or an eighth of all: each adds a gradient of the size of the
 # head's weight, which must stay small beside the piece's own work.
@@ -34,11 +35,9 @@ def large_logits(config: Config) -> bool:
     """Whether a micro-step's logits are made in pieces, on one device; the configuration's sizes are filled in."""
     if not isinstance(config.model, GPTConfig):
         return False
-    assert isinstance(config.data, CorpusConfig)
     assert config.model.vocab_size is not None
-    length = config.data.sequence_len
-    tokens = config.batch_size // config.train.accumulation * length
-    return count_pieces(tokens, length, config.model.vocab_size) > 1
+    tokens = units_per_step(config) // config.train.accumulation
+    return count_pieces(tokens, sequence_len(config), config.model.vocab_size) > 1
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

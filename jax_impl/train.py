@@ -15,7 +15,6 @@ import numpy as np
 from jax_impl import checkpoint, cpu, parallel, processes
 from jax_impl.evaluate import evaluate, metrics
 from jax_impl.generate import sample_text
-from jax_impl.head_loss import large_logits
 from jax_impl.input import eval_batches, train_batches
 from jax_impl.models import flatten, make_model
 from jax_impl.optimizer import make_optimizer, newton_schulz_dtype
@@ -54,8 +53,7 @@ def main(argv: list[str]) -> int:
 
     data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
     config = fill_in(config, data)
-    if not large_logits(config):
-        cpu.keep_freed_memory()
+    cpu.keep_freed_memory(config)
 
     mode = parallel.choose_mode(config)
     model = make_model(config, parallel.axis_name(mode), parallel.attention())

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import pytest
 
 from jax_impl import cpu
+from recipe.config import Config, GPTConfig
 
 FAULTS = """
 import resource, sys
 import jax, jax.numpy as jnp
 from jax_impl import cpu
+from recipe.config import Config, LinearConfig, TabularConfig
 if sys.argv[1] == "keep":
-    assert cpu.keep_freed_memory()
+    assert cpu.keep_freed_memory(Config(model=LinearConfig(), data=TabularConfig()))
 step = jax.jit(lambda x: (jnp.stack([x * n for n in range(8)]) @ x[:, :1]).sum())  # the stack is 67 MB
 x = jnp.ones((1448, 1448))
 faults = []
@@ -43,6 +45,10 @@ def test_this_xla_knows_the_options_and_keeps_to_eigen(fresh_options):
 def test_an_option_that_xla_does_not_know_is_left_out(fresh_options, monkeypatch):
     monkeypatch.setattr(cpu, "EIGEN_KERNELS", {"xla_cpu_no_such_option": ""})
     assert cpu.compiler_options() is None
+
+
+def test_a_model_with_large_logits_gives_its_memory_back():
+    assert not cpu.keep_freed_memory(Config(model=GPTConfig(vocab_size=2**17)))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
