@@ -107,10 +107,16 @@ def enter_weights(ledger: Ledger, key: Key, step: int, ours: Any, theirs: Any, m
     Where the fixed figure is finer than the reference can repeat itself, it cannot be checked. So it is with weights
     whose gradient is rounding noise (queries and keys where every query sees one key): Muon makes updates of it.
     """
-    envelope = max(relative(ours, other) for other in moved)
     if ledger.dtype != "float64":
-        ledger.compare(key, step, ours, theirs, tolerance=within(envelope, EPS["float32"], None))
-    elif TOLERANCES["float64"]["trajectory"].value < relative(ours, theirs) <= within(envelope, 0.0, None).value:
+        ledger.compare(key, step, ours, theirs, tolerance=within(widest(ours, moved), EPS["float32"], None))
+        return
+    fixed = TOLERANCES["float64"]["trajectory"]
+    if fixed.value < relative(ours, theirs) <= within(widest(ours, moved), 0.0, None).value:
         ledger.vacuous(key, step, "the reference, moved by one ulp, differs from itself as much")
     else:
-        ledger.compare(key, step, ours, theirs, tolerance=TOLERANCES["float64"]["trajectory"])
+        ledger.compare(key, step, ours, theirs, tolerance=fixed)
+
+
+def widest(ours: Any, moved: Sequence[Any]) -> float:
+    """The envelope of one tensor: the largest deviation of the runs from parameters moved by one ulp."""
+    return max(relative(ours, other) for other in moved)
