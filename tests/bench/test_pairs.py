@@ -78,16 +78,12 @@ def test_a_slope_is_the_exponent_over_the_upper_half_of_the_sizes():
 
 
 def test_growth_ends_in_the_measured_slope_beside_that_of_the_operations():
-    by_size = [[replace_result(sample(1.0), 10.0)], [replace_result(sample(4.0), 20.0)]]
+    by_size = [[sample(1.0)._replace(result=10.0)], [sample(4.0)._replace(result=20.0)]]
     rows = axis_rows("depth", (2, 4), "jax", by_size, flops=[1e9, 2e9], peak=2e9)
     assert [row.value for row in rows] == pytest.approx([1000, 4000, 2, 1])
     assert [row.peak_share for row in rows[:2]] == [0.5, 0.25]
     assert rows[2].extra["flops_slope"] == pytest.approx(1)
     assert rows[3].work == "growth, slope of compiling in depth"
-
-
-def replace_result(found: Sample, result: float) -> Sample:
-    return found._replace(result=result)
 
 
 def test_a_worker_that_dies_ends_in_one_line_with_its_own_words():
