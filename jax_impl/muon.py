@@ -17,11 +17,6 @@ EPS = 1e-7  # added to the Frobenius norm
 Spread = Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
 
 
-def on_every_device(function: Callable[[jax.Array], jax.Array], stacked_NMK: jax.Array) -> jax.Array:
-    """Each device works on the whole stack."""
-    return function(stacked_NMK)
-
-
 class MuonState(NamedTuple):
     """What Muon remembers."""
 
@@ -29,22 +24,29 @@ class MuonState(NamedTuple):
     momentum: Any  # tree like the parameters
 
 
-def orthogonalize(x_NMK: jax.Array, steps: int, dtype: jnp.dtype) -> jax.Array:
+def orthogonalize(x: Any, steps: int, dtype: jnp.dtype) -> Any:
     """Push the singular values of each matrix towards 1, into about [0.7, 1.2]; computed and returned in `dtype`.
 
-    Each iteration is X <- a X + (b A + c A^2) X with A = X X^T, on the wide orientation, where A is smaller.
+    x: a tree of matrices (..., M, K), which one loop takes through each iteration together. An iteration is
+    X <- a X + (b A + c A^2) X with A = X X^T, on the wide orientation, where A is smaller.
     """
     a, b, c = COEFFICIENTS
-    x_NMK = x_NMK.astype(dtype)
-    tall = x_NMK.shape[-2] > x_NMK.shape[-1]
-    if tall:
-        x_NMK = x_NMK.mT
-    x_NMK = x_NMK / (jnp.linalg.norm(x_NMK, axis=(-2, -1), keepdims=True) + EPS)
-    for _ in range(steps):
-        # The barrier keeps XLA from folding the transpose into the product, which on a CPU is then a quarter slower.
-        a_NMM = x_NMK @ jax.lax.optimization_barrier(x_NMK.mT)
-        x_NMK = a * x_NMK + (b * a_NMM + c * (a_NMM @ a_NMM)) @ x_NMK
-    return x_NMK.mT if tall else x_NMK
+
+    def normalize(x_NMK: jax.Array) -> jax.Array:
+        x_NMK = x_NMK.astype(dtype)
+        return x_NMK / (jnp.linalg.norm(x_NMK, axis=(-2, -1), keepdims=True) + EPS)
+
+    def iterate(x_NMK: jax.Array) -> jax.Array:
+        a_NMM = x_NMK @ x_NMK.mT
+        return a * x_NMK + (b * a_NMM + c * (a_NMM @ a_NMM)) @ x_NMK
+
+    def turn(x: Any) -> Any:
+        """Tall matrices of the tree wide, or back."""
+        return jax.tree.map(lambda x_NMK, tall: x_NMK.mT if tall else x_NMK, x, is_tall)
+
+    is_tall = jax.tree.map(lambda x_NMK: x_NMK.shape[-2] > x_NMK.shape[-1], x)
+    start = jax.tree.map(normalize, turn(x))
+    return turn(jax.lax.fori_loop(0, steps, lambda _, x: jax.tree.map(iterate, x), start))
 
 
 def shape_scale(shape: tuple[int, ...]) -> float:
@@ -52,16 +54,27 @@ def shape_scale(shape: tuple[int, ...]) -> float:
     return max(1.0, shape[-2] / shape[-1]) ** 0.5
 
 
-def orthogonalize_tree(updates: Any, steps: int, dtype: jnp.dtype, spread: Spread = on_every_device) -> Any:
-    """`orthogonalize` times `shape_scale` for every (M, K) leaf; leaves of one shape are stacked into one product."""
-    leaves, treedef = jax.tree.flatten(updates)
+def orthogonalize_tree(updates: Any, steps: int, dtype: jnp.dtype, spread: Spread | None = None) -> Any:
+    """`orthogonalize` times `shape_scale` for every (M, K) leaf, in the leaf's type.
+
+    spread: divides stacks of matrices of one shape among devices. Without it none are stacked: a CPU takes longer for
+    a stack's product than for the products one by one.
+    """
+    if spread is None:
+        directions = orthogonalize(updates, steps, dtype)
+    else:
+        directions = by_stacks(lambda x_NMK: spread(lambda x_NMK: orthogonalize(x_NMK, steps, dtype), x_NMK), updates)
+    return jax.tree.map(lambda o, u: shape_scale(u.shape) * o.astype(u.dtype), directions, updates)
+
+
+def by_stacks(function: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
+    """A tree of matrices through a function of stacks, of all matrices of one shape each."""
+    leaves, treedef = jax.tree.flatten(tree)
     done: list[Any] = [None] * len(leaves)
     for shape in sorted({leaf.shape for leaf in leaves}):
         at = [i for i, leaf in enumerate(leaves) if leaf.shape == shape]
-        stacked_NMK = jnp.stack([leaves[i].astype(dtype) for i in at])
-        stacked_NMK = spread(lambda x_NMK: orthogonalize(x_NMK, steps, dtype), stacked_NMK)
-        for n, i in enumerate(at):
-            done[i] = shape_scale(shape) * stacked_NMK[n].astype(leaves[i].dtype)
+        for i, leaf in zip(at, function(jnp.stack([leaves[i] for i in at])), strict=True):
+            done[i] = leaf
     return jax.tree.unflatten(treedef, done)
 
 
@@ -72,12 +85,12 @@ def muon(
     *,
     steps: int,
     dtype: jnp.dtype,
-    spread: Spread = on_every_device,
+    spread: Spread | None = None,
 ) -> optax.GradientTransformation:
     """Nesterov momentum as an EMA without bias correction, orthogonalized, with decoupled decay.
 
     m <- mu m + (1 - mu) g;  u = mu m + (1 - mu) g;  p <- p - lr (scale * orthogonalize(u) + wd p)
-    spread: how a stack of matrices is divided among devices.
+    spread: how stacks of matrices are divided among devices, if they are.
     Source: karpathy/nanochat, nanochat/muon.py. optax.contrib.muon differs: it corrects the momentum's bias.
     """
 

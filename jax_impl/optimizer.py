@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_impl.models import flatten, unflatten
-from jax_impl.muon import Spread, muon, on_every_device
+from jax_impl.muon import Spread, muon
 from jax_impl.schedule import decay_multiplier, lr_multiplier, muon_momentum
 from recipe.config import Config, GPTConfig
 from recipe.errors import UserError
@@ -78,10 +78,10 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(config: Config, params: Any, spread: Spread = on_every_device) -> optax.GradientTransformation:
+def make_optimizer(config: Config, params: Any, spread: Spread | None = None) -> optax.GradientTransformation:
     """Clipping over the whole tree, then `optax.multi_transform` by label. `params` is read for its names only.
 
-    spread: how Muon's stacks of matrices are divided among devices.
+    spread: how Muon's stacks of matrices are divided among devices, if they are.
     """
     labels = label_parameters(config, list(flatten(params)))
     used = set(labels.values())
@@ -96,7 +96,7 @@ def make_optimizer(config: Config, params: Any, spread: Spread = on_every_device
     return optax.chain(clip_by_global_norm(config.optimizer.clip_norm), by_label)
 
 
-def make_transform(config: Config, group: Group, spread: Spread = on_every_device) -> optax.GradientTransformation:
+def make_transform(config: Config, group: Group, spread: Spread | None = None) -> optax.GradientTransformation:
     """One group's optimizer with its schedules."""
     o, steps = config.optimizer, config.train.steps
 
