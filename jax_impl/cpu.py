@@ -30,9 +30,19 @@ def compiler_options() -> dict[str, str] | None:
     return EIGEN_KERNELS
 
 
+def use_one_arena() -> None:
+    """Tell glibc's malloc to serve all threads from its main arena; call it before a thread is started.
+
+    A thread keeps the arena that it once got, and any but the main one gives large pieces back to the system whatever
+    `keep_freed_memory` says.
+    """
+    _mallopt((M_ARENA_MAX, 1))
+
+
 def keep_freed_memory(config: Config) -> bool:
     """Tell glibc's malloc to keep what is freed, before the first computation; False where it isn't told.
 
+    Only threads of the main arena keep it: see `use_one_arena`.
     XLA allocates a step's temporary memory anew for each step, and by default glibc gives such large pieces back to
     the system: the next step takes a page fault for every 4 KB, 54,000 of them and 8 % of the time in a step of the
     benchmarks' first GPT. The price: up to 2 GB stay with the process, and pieces find their places within a few
@@ -40,12 +50,10 @@ def keep_freed_memory(config: Config) -> bool:
     logits, where memory is what runs out: with a vocabulary of 32,768 the process took 2.3 GB instead of 1.5. Nor where
     there is no glibc.
     """
-    if large_logits(config) or not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    # One arena, for only the first keeps large pieces at all; the threshold is an int.
-    settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
-    done = [mallopt(parameter, value) for parameter, value in settings]
-    return all(done)
+    return not large_logits(config) and _mallopt((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))  # an int
+
+
+def _mallopt(*settings: tuple[int, int]) -> bool:
+    """Whether glibc took all of them."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    return mallopt is not None and all([mallopt(parameter, value) for parameter, value in settings])

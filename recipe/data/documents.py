@@ -13,9 +13,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from recipe.errors import UserError
 
 PIECE = 2**16
@@ -139,6 +136,9 @@ def _json_lines(path: Path) -> Iterator[str]:
 
 
 def _parquet_rows(path: Path) -> Iterator[str]:
+    import pyarrow as pa  # here, since it takes a while and starts a thread
+    import pyarrow.parquet as pq
+
     row = 0
     try:
         # A buffer instead of whole column chunks: a row group may be as large as the file.
