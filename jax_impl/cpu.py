@@ -56,4 +56,4 @@ def keep_freed_memory(config: Config) -> bool:
 def _mallopt(*settings: tuple[int, int]) -> bool:
     """Whether glibc took all of them."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    return mallopt is not None and all([mallopt(parameter, value) for parameter, value in settings])
+    return mallopt is not None and all(mallopt(parameter, value) for parameter, value in settings)
