@@ -38,7 +38,6 @@ def prepare_jax(config: Config, inputs: np.ndarray, targets: np.ndarray) -> Any:
     from jax_impl.optimizer import make_optimizer
     from jax_impl.step import init_state, scan_train_steps, train_step
 
-    cpu.use_one_arena()
     cpu.keep_freed_memory(config)
     parallel.set_precision(config)
     model = make_model(config)

@@ -57,7 +57,6 @@ def prepare_jax(config: Config) -> Work:
     from jax_impl.models import flatten, make_model
     from jax_impl.optimizer import make_optimizer
 
-    cpu.use_one_arena()
     cpu.keep_freed_memory(config)
     parallel.set_precision(config)
     model = make_model(config)

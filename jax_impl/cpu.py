@@ -15,7 +15,7 @@ from recipe.config import Config
 EIGEN_KERNELS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 # mallopt's parameters, from glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 @functools.cache
@@ -30,30 +30,24 @@ def compiler_options() -> dict[str, str] | None:
     return EIGEN_KERNELS
 
 
-def use_one_arena() -> None:
-    """Tell glibc's malloc to serve all threads from its main arena; call it before a thread is started.
-
-    A thread keeps the arena that it once got, and any but the main one gives large pieces back to the system whatever
-    `keep_freed_memory` says.
-    """
-    _mallopt((M_ARENA_MAX, 1))
-
-
 def keep_freed_memory(config: Config) -> bool:
     """Tell glibc's malloc to keep what is freed, before the first computation; False where it isn't told.
 
-    Only threads of the main arena keep it: see `use_one_arena`.
     XLA allocates a step's temporary memory anew for each step, and by default glibc gives such large pieces back to
-    the system: the next step takes a page fault for every 4 KB, 54,000 of them and 8 % of the time in a step of the
-    benchmarks' first GPT. The price: up to 2 GB stay with the process, and pieces find their places within a few
-    steps, until when the peak may grow to some three times a step's temporary memory. So not for a model with large
-    logits, where memory is what runs out: with a vocabulary of 32,768 the process took 2.3 GB instead of 1.5. Nor where
-    there is no glibc.
+    the system: the next step takes a page fault for every 4 KB, 50,000 of them and a tenth of the time in a step of
+    the benchmarks' first GPT. Only the main arena keeps large pieces, and only the main thread is sure to allocate
+    there: so steps are dispatched by the thread that calls them, which waits. (One arena for all threads instead
+    would have the products' threads, which allocate all the time, wait for each other.)
+
+    The price: up to 2 GB stay with the process, and pieces find their places within a few steps, until when the peak
+    may grow to some three times a step's temporary memory. So not for a model with large logits, where memory is what
+    runs out: with a vocabulary of 32,768 the process took 2.3 GB instead of 1.5. Nor where there is no glibc.
     """
-    return not large_logits(config) and _mallopt((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))  # an int
-
-
-def _mallopt(*settings: tuple[int, int]) -> bool:
-    """Whether glibc took all of them."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    return mallopt is not None and all(mallopt(parameter, value) for parameter, value in settings)
+    if large_logits(config) or not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))  # the threshold is an int
+    return all(mallopt(parameter, value) for parameter, value in settings)

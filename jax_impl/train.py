@@ -44,7 +44,6 @@ from recipe.signals import StopRequest
 
 @processes.leave_together
 def main(argv: list[str]) -> int:
-    cpu.use_one_arena()
     config = parse_train_config("python -m jax_impl.train", argv, "jax")
     processes.initialize(config)
     run, resumed = Path(processes.text_of_first(config.output.out_dir or "")), config.output.resume

@@ -16,7 +16,6 @@ import jax, jax.numpy as jnp
 from jax_impl import cpu
 from recipe.config import Config, LinearConfig, TabularConfig
 if sys.argv[1] == "keep":
-    cpu.use_one_arena()
     assert cpu.keep_freed_memory(Config(model=LinearConfig(), data=TabularConfig()))
 step = jax.jit(lambda x: (jnp.stack([x * n for n in range(8)]) @ x[:, :1]).sum())  # the stack is 67 MB
 x = jnp.ones((1448, 1448))
