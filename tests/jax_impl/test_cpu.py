@@ -43,7 +43,7 @@ def test_this_xla_knows_the_options_and_keeps_to_eigen(fresh_options):
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(fresh_options, monkeypatch):
-    monkeypatch.setattr(cpu, "EIGEN_KERNELS", {"xla_cpu_no_such_option": ""})
+    monkeypatch.setattr(cpu, "OPTIONS", {"xla_cpu_no_such_option": ""})
     assert cpu.compiler_options() is None
 
 
