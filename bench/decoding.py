@@ -23,11 +23,12 @@ def prepare(side: str, spec: dict[str, Any]) -> Any:
     vocab_size = spec["model"]["vocab_size"]
     prompts = list(np.random.default_rng(0).integers(0, vocab_size, (spec["batch"], spec["prompt"]), dtype=np.int32))
     if side == "jax":
+        from jax_impl import cpu, parallel
         from jax_impl import generate as jax_generate
-        from jax_impl import parallel
         from jax_impl.models import flatten, load_tree, make_model
 
         parallel.set_precision(config)
+        cpu.keep_freed_memory(config)
         model = make_model(config)
         shapes = {name: s.shape for name, s in flatten(model.params).items()}
         params = load_tree(model.params, initial_weights(shapes, 0, "nonzero"))

@@ -40,9 +40,8 @@ def keep_freed_memory(config: Config) -> bool:
     there: so steps are dispatched by the thread that calls them, which waits. (One arena for all threads instead
     would have the products' threads, which allocate all the time, wait for each other.)
 
-    The price: up to 2 GB stay with the process, and pieces find their places within a few steps, until when the peak
-    may grow to some three times a step's temporary memory. So not for a model with large logits, where memory is what
-    runs out: with a vocabulary of 32,768 the process took 2.3 GB instead of 1.5. Nor where there is no glibc.
+    The price: up to 2 GB stay with the process. So not for a model with large logits, where memory is what runs out:
+    with a vocabulary of 32,768 the process took 1.7 to 1.9 GB instead of 1.5. Nor where there is no glibc.
     """
     if large_logits(config) or not sys.platform.startswith("linux"):
         return False

@@ -3,7 +3,7 @@
 Shapes: B sequences, T time, S size of the cache, V vocabulary.
 
 Two compiled functions do all the work, whatever the prompts: one reads a piece of PREFILL tokens, one chooses a
-token and reads it. Only the size of the cache, rounded up to a power of two, can ask for new ones.
+token and reads it. Only the size of the cache, rounded up by at most a half, can ask for new ones.
 """
 
 import functools
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_impl import cpu
 from jax_impl.checkpoint import load_params
 from jax_impl.models import Model, Tree, load_tree, make_model
 from jax_impl.models.gpt import Cache, make_cache
@@ -95,20 +96,21 @@ def generate(
     read, choose = _compiled(model.graphdef, temperature, top_k, top_p)
     size, dtype = _cache_size(int(lengths_B.max()) + max_tokens), jnp.dtype(config.train.dtype)
     cache = make_cache(config.model, len(prompts), size, dtype)
+    turned = _turn(params)
 
     shortest = int(lengths_B.min())
     for start in range(0, shortest, PREFILL):
         count = min(PREFILL, shortest - start)
         piece_BT = np.zeros((len(prompts), PREFILL), np.int32)
         piece_BT[:, :count] = [prompt[start : start + count] for prompt in prompts]
-        logits_BV, cache = read(params, cache, piece_BT, count)
+        logits_BV, cache = read(turned, cache, piece_BT, count)
 
     ended_B = np.zeros(len(prompts), bool)
     for position in range(shortest, int(lengths_B.max()) + max_tokens):
         made_B = position - lengths_B
         given = [NO_TOKEN if made >= 0 else prompt[position] for made, prompt in zip(made_B, prompts, strict=True)]
         uniform_B = uniform_BT[rows, np.clip(made_B, 0, max_tokens - 1)]
-        tokens, logits_BV, cache = choose(params, cache, logits_BV, np.array(given, np.int32), uniform_B)
+        tokens, logits_BV, cache = choose(turned, cache, logits_BV, np.array(given, np.int32), uniform_B)
         tokens_B = np.asarray(tokens)
         ended_B |= (made_B >= 0) & (tokens_B == stop_token) | (made_B >= max_tokens)
         if ended_B.all():
@@ -137,43 +139,55 @@ def sample_text(
 
 @functools.lru_cache(maxsize=16)
 def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float):
-    """The two compiled functions; kept, so that samples during a training run compile once.
-
-    Without the train step's `cpu.compiler_options`: at products of a few rows XLA's own kernels are four times as fast.
-    """
+    """The two compiled functions, for parameters from `_turn`; kept, so that samples during a run compile once."""
     model = Model(graphdef, {}, {})
+    jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
 
-    @functools.partial(jax.jit, donate_argnums=1)
-    def read(params: Tree, cache: Cache, piece_BT: jax.Array, count: jax.Array) -> tuple[jax.Array, Cache]:
+    @functools.partial(jit, donate_argnums=1)
+    def read(turned: Tree, cache: Cache, piece_BT: jax.Array, count: jax.Array) -> tuple[jax.Array, Cache]:
         """Logits (B, V) behind the first `count` tokens of the piece, and the cache with these in it.
 
         What the padding leaves in the cache lies past its length: never seen, and overwritten by what follows.
         """
-        logits_BTV, filled = model.bind(params, {}, train=False).decode(piece_BT, cache)
+        logits_BTV, filled = model.bind(_turn(turned), {}, train=False).decode(piece_BT, cache)
         logits_BV = jax.lax.dynamic_index_in_dim(logits_BTV, count - 1, axis=1, keepdims=False)
         return logits_BV, filled._replace(length=cache.length + count)
 
-    @functools.partial(jax.jit, donate_argnums=(1, 2))
+    @functools.partial(jit, donate_argnums=(1, 2))
     def choose(
-        params: Tree, cache: Cache, logits_BV: jax.Array, given_B: jax.Array, uniform_B: jax.Array
+        turned: Tree, cache: Cache, logits_BV: jax.Array, given_B: jax.Array, uniform_B: jax.Array
     ) -> tuple[jax.Array, jax.Array, Cache]:
         """The given tokens, or sampled ones in place of NO_TOKEN; the logits behind them; the cache with them."""
         sampled_B = sample(logits_BV, uniform_B, temperature, top_k, top_p)
         tokens_B = jnp.where(given_B == NO_TOKEN, sampled_B, given_B)
-        logits_BTV, cache = model.bind(params, {}, train=False).decode(tokens_B[:, None], cache)
+        logits_BTV, cache = model.bind(_turn(turned), {}, train=False).decode(tokens_B[:, None], cache)
         return tokens_B, logits_BTV[:, 0], cache
 
     return read, choose
 
 
+def _turn(params: Tree) -> Tree:
+    """On a CPU all weights of products transposed, or back: its kernels take half as long to read them in this order.
+
+    A matrix that meets a single token is read once for each, and little else is done.
+    """
+    if jax.default_backend() != "cpu":
+        return params
+    return {name: part if name == "wte" else jax.tree.map(jnp.transpose, part) for name, part in params.items()}
+
+
 def _cache_size(tokens: int) -> int:
-    """The next power of two, a multiple of PREFILL."""
-    return max(PREFILL, 1 << (tokens - 1).bit_length())
+    """The next power of two or the number half-way to it, a multiple of PREFILL."""
+    power = max(PREFILL, 1 << (tokens - 1).bit_length())
+    half_way = 3 * power // 4
+    return half_way if tokens <= half_way and half_way % PREFILL == 0 else power
 
 
 def main(argv: list[str]) -> int:
     options = parse_flags("python -m jax_impl.generate", GenerateOptions(), argv)
-    set_precision(read_run_config(options.run_dir))
+    config = read_run_config(options.run_dir)
+    set_precision(config)
+    cpu.keep_freed_memory(config)
     config, weights = load_params(options.run_dir, options.step)
     tokenizer = tokenizer_of(config, options.run_dir)
     model = make_model(config)

@@ -1,7 +1,7 @@
 """Causal attention with grouped key/value heads.
 
 Shapes: B batch, T query time, S key time, H query heads, K key/value heads, G = H/K queries per key, C channels;
-N = G T queries of a block, all of those that share a key head.
+N = G T queries of a block, all of those that share a key head; M = B K key heads of a cache.
 """
 
 import jax
@@ -22,16 +22,17 @@ def causal_attention(q_BTHC: jax.Array, k_BTKC: jax.Array, v_BTKC: jax.Array) ->
     return _ungrouped(_blockwise_attention(_grouped(q_BTHC, k_BTKC.shape[2]), k_BKTC, v_BKTC))
 
 
-def cached_attention(q_BTHC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, start) -> jax.Array:
+def cached_attention(q_BTHC: jax.Array, k_MCS: jax.Array, v_MSC: jax.Array, start) -> jax.Array:
     """The same for T queries that see the keys 0 ... start + t of a cache: few queries, a mask known at run time."""
-    T, C = q_BTHC.shape[1], q_BTHC.shape[3]
-    K, S = k_BKSC.shape[1:3]
-    q_BKGTC = _grouped(q_BTHC, K)
+    B, T, H, C = q_BTHC.shape
+    M, S = v_MSC.shape[:2]
+    q_BKGTC = _grouped(q_BTHC, M // B)
+    q_MNC = q_BKGTC.reshape(M, -1, C)
     wide = jnp.promote_types(q_BTHC.dtype, jnp.float32)
-    scores_BKGTS = jnp.einsum("bkgtc,bksc->bkgts", q_BKGTC, k_BKSC, preferred_element_type=wide) * C**-0.5
-    sees_TS = jnp.arange(S)[None, :] <= start + jnp.arange(T)[:, None]
-    weights_BKGTS = jax.nn.softmax(jnp.where(sees_TS, scores_BKGTS, -jnp.inf), axis=-1).astype(q_BTHC.dtype)
-    return _ungrouped(jnp.einsum("bkgts,bksc->bkgtc", weights_BKGTS, v_BKSC))
+    scores_MNS = jnp.einsum("mnc,mcs->mns", q_MNC, k_MCS, preferred_element_type=wide) * C**-0.5
+    sees_NS = jnp.arange(S)[None, :] <= start + _positions(B * H // M, 0, T)[:, None]
+    weights_MNS = jax.nn.softmax(jnp.where(sees_NS, scores_MNS, -jnp.inf), axis=-1).astype(q_BTHC.dtype)
+    return _ungrouped(jnp.einsum("mns,msc->mnc", weights_MNS, v_MSC).reshape(q_BKGTC.shape))
 
 
 def _grouped(q_BTHC: jax.Array, key_heads: int) -> jax.Array:

@@ -31,9 +31,9 @@ RMS_NORM_EPS = 1.1920929e-07
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far, one entry per block, each (B, K, S, C); `length` of S are set.
+    """Keys (M, C, S) and values (M, S, C) of the tokens seen so far, one entry per block; `length` of S are set.
 
-    torch's is (B, S, K, C); here XLA would turn all of it around at every token.
+    M = B K. torch's are (B, S, K, C), which XLA would copy, turned around, at every token.
     """
 
     keys: tuple[jax.Array, ...]
@@ -43,9 +43,9 @@ class Cache(NamedTuple):
 
 def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Cache:
     """An empty cache for `batch` sequences of at most `size` tokens."""
-    shape = (batch, config.key_value_heads, size, config.head_dim)
-    keys = tuple(jnp.zeros(shape, dtype) for _ in range(config.depth))  # one each: a buffer can be donated once only
-    values = tuple(jnp.zeros(shape, dtype) for _ in range(config.depth))
+    M, C = batch * config.key_value_heads, config.head_dim
+    keys = tuple(jnp.zeros((M, C, size), dtype) for _ in range(config.depth))  # one each: donated but once
+    values = tuple(jnp.zeros((M, size, C), dtype) for _ in range(config.depth))
     return Cache(keys, values, jnp.int32(0))
 
 
@@ -100,7 +100,7 @@ class CausalSelfAttention(nnx.Module):
         self.path = ""
 
     def __call__(self, x_BTD, cos_TC, sin_TC, cached=None):
-        """x (B, T, D) -> (B, T, D), and with a cache the keys and values (B, K, S, C) up to the last token.
+        """x (B, T, D) -> (B, T, D), and with a cache the keys (M, C, S) and values (M, S, C) up to the last token.
 
         cached: keys, values and length of what came before; the new ones are written behind it.
         """
@@ -113,11 +113,12 @@ class CausalSelfAttention(nnx.Module):
         if cached is None:
             kept, y_BTHC = None, self.attend(q_BTHC, k_BTKC, v_BTKC)
         else:
-            keys_BKSC, values_BKSC, start = cached
-            k_BKTC, v_BKTC = k_BTKC.transpose(0, 2, 1, 3), v_BTKC.transpose(0, 2, 1, 3)
-            keys_BKSC = jax.lax.dynamic_update_slice_in_dim(keys_BKSC, k_BKTC, start, axis=2)
-            values_BKSC = jax.lax.dynamic_update_slice_in_dim(values_BKSC, v_BKTC, start, axis=2)
-            kept, y_BTHC = (keys_BKSC, values_BKSC), cached_attention(q_BTHC, keys_BKSC, values_BKSC, start)
+            keys_MCS, values_MSC, start = cached
+            k_MCT = k_BTKC.transpose(0, 2, 3, 1).reshape(*keys_MCS.shape[:2], T)
+            v_MTC = v_BTKC.transpose(0, 2, 1, 3).reshape(values_MSC.shape[0], T, -1)
+            keys_MCS = jax.lax.dynamic_update_slice_in_dim(keys_MCS, k_MCT, start, axis=2)
+            values_MSC = jax.lax.dynamic_update_slice_in_dim(values_MSC, v_MTC, start, axis=1)
+            kept, y_BTHC = (keys_MCS, values_MSC), cached_attention(q_BTHC, keys_MCS, values_MSC, start)
         y_BTD = checkpoint_name(y_BTHC.reshape(B, T, D), f"{self.path}.y")
         return checkpoint_name(self.c_proj(y_BTD), self.path), kept
 
@@ -211,10 +212,10 @@ class GPT(nnx.Module):
         cos_TC, sin_TC = (jax.lax.dynamic_slice_in_dim(t, cache.length, T) for t in table)
         x_BTD = self._embed(tokens_BT)
         keys, values = [], []
-        for block, k_BKSC, v_BKSC in zip(self.h, cache.keys, cache.values, strict=True):
-            x_BTD, (k_BKSC, v_BKSC) = block(x_BTD, cos_TC, sin_TC, (k_BKSC, v_BKSC, cache.length))
-            keys.append(k_BKSC)
-            values.append(v_BKSC)
+        for block, k_MCS, v_MSC in zip(self.h, cache.keys, cache.values, strict=True):
+            x_BTD, (k_MCS, v_MSC) = block(x_BTD, cos_TC, sin_TC, (k_MCS, v_MSC, cache.length))
+            keys.append(k_MCS)
+            values.append(v_MSC)
         return self._head(x_BTD), Cache(tuple(keys), tuple(values), cache.length + T)
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:

@@ -87,8 +87,10 @@ def test_low_precision_errs_by_a_few_roundings(x64, short_blocks, dtype, eps):
 
 def test_behind_a_cache_the_mask_starts_where_the_cache_ends(x64):
     q, k, v = random_qkv(T=12)
-    k_BKSC, v_BKSC = (x.transpose(0, 2, 1, 3) for x in (k, v))
-    found = jax.jit(cached_attention)(q[:, 5:8], k_BKSC, v_BKSC, jnp.int32(5))
+    B, S, K, C = k.shape
+    k_MCS = k.transpose(0, 2, 3, 1).reshape(B * K, C, S)
+    v_MSC = v.transpose(0, 2, 1, 3).reshape(B * K, S, C)
+    found = jax.jit(cached_attention)(q[:, 5:8], k_MCS, v_MSC, jnp.int32(5))
     np.testing.assert_allclose(found, whole_attention(q[:, 5:8], k, v, 5), rtol=1e-12, atol=1e-14)
 
 

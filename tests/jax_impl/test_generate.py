@@ -13,6 +13,7 @@ from jax_impl import generate as module
 from jax_impl.checkpoint import open_manager, save
 from jax_impl.generate import filter_logits, generate, main, sample, sample_text
 from jax_impl.models import flatten, load_tree, make_model
+from jax_impl.models.gpt import make_cache
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state
 from recipe.config import Config
@@ -128,6 +129,27 @@ def test_no_token_and_no_prompt_compiles_anything_again(gpt):
     continue_one(gpt, range(3), 40, seed=1)
     continue_one(gpt, range(80), 48)
     assert (read._cache_size(), choose._cache_size()) == (2, 2)
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 65, 129, 192, 193, 300, 1000])
+def test_the_cache_is_little_larger_than_asked_for_and_its_sizes_are_few(tokens):
+    sizes = {module._cache_size(n) for n in range(1, 1025)}
+    assert sizes == {64, 128, 192, 256, 384, 512, 768, 1024}
+    assert module._cache_size(tokens) == min(size for size in sizes if size >= tokens)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_cache_is_copied_at_a_token(gpt, batch):
+    model, params = gpt
+    size = 192
+    cache = make_cache(CONFIG.model, batch, size, jnp.float32)
+    choose = module._compiled(model.graphdef, 0.0, None, 1.0)[1]
+    logits_BV, given_B = jnp.zeros((batch, 256)), np.zeros(batch, np.int32)
+    hlo = choose.lower(module._turn(params), cache, logits_BV, given_B, np.zeros(batch)).compile().as_text()
+    shapes = {"[{},{},{}]".format(*x.shape) for x in (cache.keys[0], cache.values[0])}
+    assert all(shape in hlo for shape in shapes)
+    copies = [line for line in hlo.splitlines() if " copy(" in line or " transpose(" in line]
+    assert not [line for line in copies if any(shape in line for shape in shapes)]
 
 
 def test_top_k_leaves_the_k_largest_logits():
