@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bench.options import BenchOptions, Row
-from bench.pairs import interleave
+from bench.pairs import interleave, of_one
 from bench.process import workers
 from bench.rows import rows_of
 from recipe.config import Config, LinearConfig, TrainConfig
@@ -86,8 +86,4 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
     updates = dict.fromkeys(UPDATES, 3) if options.tiny else UPDATES
     with workers("classifier", {side: {"updates": count} for side, count in updates.items()}) as sides:
         samples = interleave(sides, options.rounds)
-    each = {
-        side: [sample._replace(seconds=sample.seconds / updates[side]) for sample in found]
-        for side, found in samples.items()
-    }
-    return rows_of("linear classifier", each, "updates/s", lambda sample: 1 / sample.seconds)
+    return rows_of("linear classifier", of_one(samples, updates), "updates/s", lambda sample: 1 / sample.seconds)

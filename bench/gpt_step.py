@@ -1,11 +1,12 @@
 """Time of an optimizer step of the GPT, at the two sizes that the targets name."""
 
+from typing import Any
+
 from bench import gpt
 from bench.options import BenchOptions, Row
-from bench.pairs import interleave
+from bench.pairs import interleave, of_one
 from bench.process import workers
 from bench.rows import rows_of
-from bench.upstream import check_checkout
 from recipe.flops import matrix_flops_per_step
 
 SIZES = {
@@ -22,18 +23,22 @@ TINY = {
     },
 }  # fmt: skip
 
-prepare = gpt.prepare
+STEPS = 3  # in one sample: in a training run a step follows a step, and not another process
+
+
+def prepare(side: str, spec: dict[str, Any]) -> gpt.Work:
+    """STEPS steps."""
+    step = gpt.prepare(side, spec)
+    return lambda: [step() for _ in range(STEPS)]
 
 
 def measure(options: BenchOptions, peak: float) -> list[Row]:
     """A row for each side and size."""
-    if options.upstream is not None:
-        check_checkout(options.upstream)
     rows = []
     for work, spec in (TINY if options.tiny else SIZES).items():
         names = gpt.sides(options.upstream, compiled=not options.tiny)
         with workers("gpt_step", {side: {**spec, "upstream": options.upstream} for side in names}) as sides:
-            samples = interleave(sides, options.rounds)
+            samples = of_one(interleave(sides, options.rounds), dict.fromkeys(names, STEPS))
         flops = matrix_flops_per_step(gpt.config_of(spec), spec["sequence_len"])
         rows += rows_of(work, samples, "ms", lambda sample: 1e3 * sample.seconds, flops / peak)
     return rows

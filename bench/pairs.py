@@ -49,6 +49,14 @@ def interleave(workers: dict[str, Worker], pairs: int, warmups: int = 3) -> dict
     return {name: [current[name] for current in kept] for name in workers}
 
 
+def of_one(samples: dict[str, list[Sample]], pieces: dict[str, int]) -> dict[str, list[Sample]]:
+    """The samples of one piece of work, from samples of as many pieces as each side did in a row."""
+    return {
+        side: [s._replace(seconds=s.seconds / pieces[side], cpu_seconds=s.cpu_seconds / pieces[side]) for s in found]
+        for side, found in samples.items()
+    }
+
+
 def disturbance(samples: dict[str, Sample]) -> float:
     """Cores that others kept busy in the worst moment of a round."""
     return max(sample.others or 0.0 for sample in samples.values())

@@ -4,7 +4,7 @@ import pytest
 
 from bench import pairs
 from bench.growth import axis_rows, log_slope
-from bench.pairs import interleave, ratios, spread
+from bench.pairs import interleave, of_one, ratios, spread
 from bench.process import Sample, Worker, workers
 from bench.rows import rows_of
 from recipe.errors import UserError
@@ -101,3 +101,11 @@ def test_a_worker_is_gone_after_its_block():
         worker.wait()
         assert worker.work().seconds > 0
     assert worker.process.returncode == 0
+
+
+def test_a_sample_of_several_pieces_is_divided_by_each_sides_own_number():
+    samples = {"jax": [Sample(6.0, 12.0, 0.1, "text")], "torch": [Sample(6.0, 6.0, None, None)]}
+    assert of_one(samples, {"jax": 3, "torch": 2}) == {
+        "jax": [Sample(2.0, 4.0, 0.1, "text")],
+        "torch": [Sample(3.0, 3.0, None, None)],
+    }
