@@ -31,22 +31,19 @@ def orthogonalize(x: Any, steps: int, dtype: jnp.dtype) -> Any:
     X <- a X + (b A + c A^2) X with A = X X^T, on the wide orientation, where A is smaller.
     """
     a, b, c = COEFFICIENTS
+    tall = lambda x_NMK: x_NMK.shape[-2] > x_NMK.shape[-1]
 
-    def normalize(x_NMK: jax.Array) -> jax.Array:
+    def start(x_NMK: jax.Array) -> jax.Array:
         x_NMK = x_NMK.astype(dtype)
+        x_NMK = x_NMK.mT if tall(x_NMK) else x_NMK
         return x_NMK / (jnp.linalg.norm(x_NMK, axis=(-2, -1), keepdims=True) + EPS)
 
     def iterate(x_NMK: jax.Array) -> jax.Array:
         a_NMM = x_NMK @ x_NMK.mT
         return a * x_NMK + (b * a_NMM + c * (a_NMM @ a_NMM)) @ x_NMK
 
-    def turn(x: Any) -> Any:
-        """Tall matrices of the tree wide, or back."""
-        return jax.tree.map(lambda x_NMK, tall: x_NMK.mT if tall else x_NMK, x, is_tall)
-
-    is_tall = jax.tree.map(lambda x_NMK: x_NMK.shape[-2] > x_NMK.shape[-1], x)
-    start = jax.tree.map(normalize, turn(x))
-    return turn(jax.lax.fori_loop(0, steps, lambda _, x: jax.tree.map(iterate, x), start))
+    wide = jax.lax.fori_loop(0, steps, lambda _, wide: jax.tree.map(iterate, wide), jax.tree.map(start, x))
+    return jax.tree.map(lambda x_NMK, o_NMK: o_NMK.mT if tall(x_NMK) else o_NMK, x, wide)
 
 
 def shape_scale(shape: tuple[int, ...]) -> float:
