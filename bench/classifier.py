@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bench.options import BenchOptions, Row
-from bench.pairs import interleave, of_one
+from bench.pairs import interleave, per_piece
 from bench.process import workers
 from bench.rows import rows_of
 from recipe.config import Config, LinearConfig, TrainConfig
@@ -86,4 +86,4 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
     updates = dict.fromkeys(UPDATES, 3) if options.tiny else UPDATES
     with workers("classifier", {side: {"updates": count} for side, count in updates.items()}) as sides:
         samples = interleave(sides, options.rounds)
-    return rows_of("linear classifier", of_one(samples, updates), "updates/s", lambda sample: 1 / sample.seconds)
+    return rows_of("linear classifier", per_piece(samples, updates), "updates/s", lambda sample: 1 / sample.seconds)

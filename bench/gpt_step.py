@@ -4,7 +4,7 @@ from typing import Any
 
 from bench import gpt
 from bench.options import BenchOptions, Row
-from bench.pairs import interleave, of_one
+from bench.pairs import interleave, per_piece
 from bench.process import workers
 from bench.rows import rows_of
 from recipe.flops import matrix_flops_per_step
@@ -27,7 +27,7 @@ STEPS = 3  # in one sample: in a training run a step follows a step, and not ano
 
 
 def prepare(side: str, spec: dict[str, Any]) -> gpt.Work:
-    """STEPS steps."""
+    """The function that takes STEPS steps and waits for the loss of each."""
     step = gpt.prepare(side, spec)
     return lambda: [step() for _ in range(STEPS)]
 
@@ -38,7 +38,7 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
     for work, spec in (TINY if options.tiny else SIZES).items():
         names = gpt.sides(options.upstream, compiled=not options.tiny)
         with workers("gpt_step", {side: {**spec, "upstream": options.upstream} for side in names}) as sides:
-            samples = of_one(interleave(sides, options.rounds), dict.fromkeys(names, STEPS))
+            samples = per_piece(interleave(sides, options.rounds), dict.fromkeys(names, STEPS))
         flops = matrix_flops_per_step(gpt.config_of(spec), spec["sequence_len"])
         rows += rows_of(work, samples, "ms", lambda sample: 1e3 * sample.seconds, flops / peak)
     return rows

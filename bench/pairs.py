@@ -49,7 +49,7 @@ def interleave(workers: dict[str, Worker], pairs: int, warmups: int = 3) -> dict
     return {name: [current[name] for current in kept] for name in workers}
 
 
-def of_one(samples: dict[str, list[Sample]], pieces: dict[str, int]) -> dict[str, list[Sample]]:
+def per_piece(samples: dict[str, list[Sample]], pieces: dict[str, int]) -> dict[str, list[Sample]]:
     """The samples of one piece of work, from samples of as many pieces as each side did in a row."""
     return {
         side: [s._replace(seconds=s.seconds / pieces[side], cpu_seconds=s.cpu_seconds / pieces[side]) for s in found]

@@ -25,6 +25,7 @@ from rich.table import Table
 from jax_impl import fsdp, hlo, parallel
 from jax_impl.chips import Chip, chip_of
 from jax_impl.models import flatten, make_model
+from jax_impl.muon import on_every_device
 from jax_impl.optimizer import make_optimizer
 from jax_impl.roofline import roofline
 from jax_impl.step import State, init_state, train_step
@@ -118,8 +119,8 @@ def lower_step(config: Config, mode: str, devices: list[Any]) -> tuple[Any, Stat
     parallel.set_precision(config)
     mesh = fsdp.make_mesh(devices) if mode == "fsdp" else Mesh(np.array(devices), (parallel.AXIS,))
     model = make_model(config, mesh.axis_names, splash_attention)
-    spread = {"spread": fsdp.divide_stack(mesh)} if mode == "fsdp" else {}
-    optimizer = make_optimizer(config, model.params, **spread)
+    spread = fsdp.divide_stack(mesh) if mode == "fsdp" else on_every_device
+    optimizer = make_optimizer(config, model.params, spread)
     shapes = jax.eval_shape(partial(init_state, model, optimizer, seed=0), flatten(model.params))
     whole = NamedSharding(mesh, PartitionSpec())
     by_example = NamedSharding(mesh, fsdp.batch_spec(mesh, 1))

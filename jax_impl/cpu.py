@@ -1,4 +1,5 @@
-"""What XLA and the C library need to be told to be fast on a CPU. Nothing here changes what is computed."""
+"""What XLA and the C library need to be told to be fast on a CPU. Nothing here changes what is computed, but for
+rounding."""
 
 import ctypes
 import functools
@@ -41,13 +42,12 @@ def keep_freed_memory(config: Config) -> bool:
     would have the products' threads, which allocate all the time, wait for each other.)
 
     The price: up to 2 GB stay with the process. So not for a model with large logits, where memory is what runs out:
-    with a vocabulary of 32,768 the process took 1.7 to 1.9 GB instead of 1.5. Nor where there is no glibc.
+    with a vocabulary of 32,768 the process took a tenth to a quarter more. Nor where there is no glibc.
     """
     if large_logits(config) or not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    if mallopt is None or not (mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)):  # an int
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))  # the threshold is an int
-    return all(mallopt(parameter, value) for parameter, value in settings)
+    return True

@@ -3,7 +3,7 @@
 Shapes: B sequences, T time, S size of the cache, V vocabulary.
 
 Two compiled functions do all the work, whatever the prompts: one reads a piece of PREFILL tokens, one chooses a
-token and reads it. Only the size of the cache, rounded up by at most a half, can ask for new ones.
+token and reads it. Only the size of the cache, rounded up to one of few, can ask for new ones.
 """
 
 import functools
@@ -96,21 +96,21 @@ def generate(
     read, choose = _compiled(model.graphdef, temperature, top_k, top_p)
     size, dtype = _cache_size(int(lengths_B.max()) + max_tokens), jnp.dtype(config.train.dtype)
     cache = make_cache(config.model, len(prompts), size, dtype)
-    turned = _turn(params)
+    params = _turn(params)
 
     shortest = int(lengths_B.min())
     for start in range(0, shortest, PREFILL):
         count = min(PREFILL, shortest - start)
         piece_BT = np.zeros((len(prompts), PREFILL), np.int32)
         piece_BT[:, :count] = [prompt[start : start + count] for prompt in prompts]
-        logits_BV, cache = read(turned, cache, piece_BT, count)
+        logits_BV, cache = read(params, cache, piece_BT, count)
 
     ended_B = np.zeros(len(prompts), bool)
     for position in range(shortest, int(lengths_B.max()) + max_tokens):
         made_B = position - lengths_B
         given = [NO_TOKEN if made >= 0 else prompt[position] for made, prompt in zip(made_B, prompts, strict=True)]
         uniform_B = uniform_BT[rows, np.clip(made_B, 0, max_tokens - 1)]
-        tokens, logits_BV, cache = choose(turned, cache, logits_BV, np.array(given, np.int32), uniform_B)
+        tokens, logits_BV, cache = choose(params, cache, logits_BV, np.array(given, np.int32), uniform_B)
         tokens_B = np.asarray(tokens)
         ended_B |= (made_B >= 0) & (tokens_B == stop_token) | (made_B >= max_tokens)
         if ended_B.all():
@@ -139,7 +139,7 @@ def sample_text(
 
 @functools.lru_cache(maxsize=16)
 def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float):
-    """The two compiled functions, for parameters from `_turn`; kept, so that samples during a run compile once."""
+    """The two compiled functions, of parameters from `_turn`; kept, so that samples during a run compile once."""
     model = Model(graphdef, {}, {})
     jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
 

@@ -1,8 +1,9 @@
 """Muon: momentum, orthogonalized by Newton-Schulz (Keller Jordan, https://kellerjordan.github.io/posts/muon).
 
-Shapes: N matrices of one shape stacked, M rows, K columns.
+Shapes: N matrices of one shape stacked, or none; M rows, K columns.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,11 @@ EPS = 1e-7  # added to the Frobenius norm
 Spread = Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
 
 
+def on_every_device(function: Callable[[jax.Array], jax.Array], stacked_NMK: jax.Array) -> jax.Array:
+    """Each device works on the whole stack."""
+    return function(stacked_NMK)
+
+
 class MuonState(NamedTuple):
     """What Muon remembers."""
 
@@ -24,26 +30,21 @@ class MuonState(NamedTuple):
     momentum: Any  # tree like the parameters
 
 
-def orthogonalize(x: Any, steps: int, dtype: jnp.dtype) -> Any:
+def orthogonalize(x_NMK: jax.Array, steps: int, dtype: jnp.dtype) -> jax.Array:
     """Push the singular values of each matrix towards 1, into about [0.7, 1.2]; computed and returned in `dtype`.
 
-    x: a tree of matrices (..., M, K), which one loop takes through each iteration together. An iteration is
-    X <- a X + (b A + c A^2) X with A = X X^T, on the wide orientation, where A is smaller.
+    Each iteration is X <- a X + (b A + c A^2) X with A = X X^T, on the wide orientation, where A is smaller.
     """
     a, b, c = COEFFICIENTS
-    tall = lambda x_NMK: x_NMK.shape[-2] > x_NMK.shape[-1]
-
-    def start(x_NMK: jax.Array) -> jax.Array:
-        x_NMK = x_NMK.astype(dtype)
-        x_NMK = x_NMK.mT if tall(x_NMK) else x_NMK
-        return x_NMK / (jnp.linalg.norm(x_NMK, axis=(-2, -1), keepdims=True) + EPS)
-
-    def iterate(x_NMK: jax.Array) -> jax.Array:
+    x_NMK = x_NMK.astype(dtype)
+    tall = x_NMK.shape[-2] > x_NMK.shape[-1]
+    if tall:
+        x_NMK = x_NMK.mT
+    x_NMK = x_NMK / (jnp.linalg.norm(x_NMK, axis=(-2, -1), keepdims=True) + EPS)
+    for _ in range(steps):
         a_NMM = x_NMK @ x_NMK.mT
-        return a * x_NMK + (b * a_NMM + c * (a_NMM @ a_NMM)) @ x_NMK
-
-    wide = jax.lax.fori_loop(0, steps, lambda _, wide: jax.tree.map(iterate, wide), jax.tree.map(start, x))
-    return jax.tree.map(lambda x_NMK, o_NMK: o_NMK.mT if tall(x_NMK) else o_NMK, x, wide)
+        x_NMK = a * x_NMK + (b * a_NMM + c * (a_NMM @ a_NMM)) @ x_NMK
+    return x_NMK.mT if tall else x_NMK
 
 
 def shape_scale(shape: tuple[int, ...]) -> float:
@@ -54,13 +55,12 @@ def shape_scale(shape: tuple[int, ...]) -> float:
 def orthogonalize_tree(updates: Any, steps: int, dtype: jnp.dtype, spread: Spread | None = None) -> Any:
     """`orthogonalize` times `shape_scale` for every (M, K) leaf, in the leaf's type.
 
-    spread: divides stacks of matrices of one shape among devices. Without it none are stacked: a CPU takes longer for
-    a stack's product than for the products one by one.
+    spread: takes all matrices of one shape in a stack, and divides it among devices or not. Without it none are
+    stacked, which is faster on a CPU: its products of a stack are slower than those of the matrices one by one.
     """
-    if spread is None:
-        directions = orthogonalize(updates, steps, dtype)
-    else:
-        directions = by_stacks(lambda x_NMK: spread(lambda x_NMK: orthogonalize(x_NMK, steps, dtype), x_NMK), updates)
+    push = functools.partial(orthogonalize, steps=steps, dtype=dtype)
+    cast = jax.tree.map(lambda u: u.astype(dtype), updates)  # first, so that devices exchange the narrower type
+    directions = jax.tree.map(push, cast) if spread is None else by_stacks(functools.partial(spread, push), cast)
     return jax.tree.map(lambda o, u: shape_scale(u.shape) * o.astype(u.dtype), directions, updates)
 
 
@@ -87,7 +87,7 @@ def muon(
     """Nesterov momentum as an EMA without bias correction, orthogonalized, with decoupled decay.
 
     m <- mu m + (1 - mu) g;  u = mu m + (1 - mu) g;  p <- p - lr (scale * orthogonalize(u) + wd p)
-    spread: how stacks of matrices are divided among devices, if they are.
+    spread: see `orthogonalize_tree`.
     Source: karpathy/nanochat, nanochat/muon.py. optax.contrib.muon differs: it corrects the momentum's bias.
     """
 

@@ -81,7 +81,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 def make_optimizer(config: Config, params: Any, spread: Spread | None = None) -> optax.GradientTransformation:
     """Clipping over the whole tree, then `optax.multi_transform` by label. `params` is read for its names only.
 
-    spread: how Muon's stacks of matrices are divided among devices, if they are.
+    spread: how Muon takes its matrices, see `muon.orthogonalize_tree`.
     """
     labels = label_parameters(config, list(flatten(params)))
     used = set(labels.values())

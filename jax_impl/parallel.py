@@ -20,7 +20,7 @@ from jax_impl.chips import chip_of
 from jax_impl.losses import Sums
 from jax_impl.models import Model, flatten
 from jax_impl.models.attention import causal_attention
-from jax_impl.muon import Spread
+from jax_impl.muon import Spread, on_every_device
 from jax_impl.step import Axes, Batch, State, eval_step, init_state, train_step
 from recipe.config import Config
 from recipe.errors import UserError
@@ -82,8 +82,10 @@ def axis_name(mode: str) -> Axes:
 
 
 def spread(mode: str) -> Spread | None:
-    """How Muon's stacks of matrices are divided among the devices; None where each device works on all matrices."""
-    return fsdp.divide_stack(fsdp.make_mesh()) if mode == "fsdp" else None
+    """How Muon takes its matrices: in stacks, divided among the devices or not, or on a CPU one by one."""
+    if mode == "fsdp":
+        return fsdp.divide_stack(fsdp.make_mesh())
+    return None if jax.default_backend() == "cpu" else on_every_device
 
 
 def attention() -> Callable[..., jax.Array]:

@@ -137,7 +137,7 @@ def main(argv: list[str]) -> int:
         if start == 0:
             run_evaluation(0)
         step_metrics: dict[str, jax.Array] = {}
-        pending = None  # the metrics of the step before, fetched while this one runs
+        pending = None  # the metrics of the step before, fetched while this one runs (on a CPU it has run)
         batches = train_batches(data.train, start, config.train.steps, rank, count)
         for step, batch in enumerate(batches, start + 1):
             gathered = step_metrics.get("signal")  # of the step before

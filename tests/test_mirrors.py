@@ -52,7 +52,7 @@ WITHOUT_TWIN: dict[str, tuple[set[str], set[str], str]] = {
         "nnx.BatchNorm sums over devices by itself, and its dropout takes a key instead of a mask",
     ),
     "muon.py": (
-        {"by_stacks", "MuonState", "orthogonalize_tree", "muon"},
+        {"on_every_device", "by_stacks", "MuonState", "orthogonalize_tree", "muon"},
         {"Muon"},
         "a gradient transformation is a state and two functions, an optimizer of torch is a class",
     ),

@@ -9,7 +9,8 @@ Notable features:
 - no biases, untied head
 - logits softcapped, in float32 or wider
 
-Shapes: B batch, T time, S cached time, D model, H query heads, K key/value heads, C head channels, V vocabulary.
+Shapes: B batch, T time, S cached time, D model, H query heads, K key/value heads, C head channels, V vocabulary;
+M = B K key/value heads of a cache.
 Names in quotes are the paths of torch's modules, which the parity engine compares one by one.
 """
 
@@ -33,7 +34,7 @@ RMS_NORM_EPS = 1.1920929e-07
 class Cache(NamedTuple):
     """Keys (M, C, S) and values (M, S, C) of the tokens seen so far, one entry per block; `length` of S are set.
 
-    M = B K. torch's are (B, S, K, C), which XLA would copy, turned around, at every token.
+    torch's are (B, S, K, C), which XLA would copy, turned around, at every token.
     """
 
     keys: tuple[jax.Array, ...]
@@ -44,7 +45,9 @@ class Cache(NamedTuple):
 def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Cache:
     """An empty cache for `batch` sequences of at most `size` tokens."""
     M, C = batch * config.key_value_heads, config.head_dim
-    keys = tuple(jnp.zeros((M, C, size), dtype) for _ in range(config.depth))  # one each: donated but once
+    keys = tuple(
+        jnp.zeros((M, C, size), dtype) for _ in range(config.depth)
+    )  # one each: a buffer can be donated once only
     values = tuple(jnp.zeros((M, size, C), dtype) for _ in range(config.depth))
     return Cache(keys, values, jnp.int32(0))
 

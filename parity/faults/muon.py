@@ -1,6 +1,7 @@
 """Faults of Muon. Shapes: M rows, K columns."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -11,7 +12,7 @@ from optax import contrib
 
 from jax_impl import muon as ours
 from jax_impl import optimizer
-from jax_impl.muon import MuonState, orthogonalize, orthogonalize_tree, shape_scale
+from jax_impl.muon import MuonState, on_every_device, orthogonalize_tree, shape_scale
 from jax_impl.schedule import decay_multiplier, lr_multiplier
 from parity.faults.fault import Fault, swap
 from recipe.config import Config
@@ -40,10 +41,6 @@ def muon_with(buffer: Any = None, direction: Any = None, counted: int = 1, ortho
         return optax.GradientTransformation(init, update)
 
     return swap(ours.muon, faulty)
-
-
-def one_by_one(updates: Any, steps: int, dtype: Any, *_: Any) -> Any:
-    return jax.tree.map(lambda x_MK: shape_scale(x_MK.shape) * orthogonalize(x_MK[None], steps, dtype)[0], updates)
 
 
 def other_iterations(config: Config, *args: Any) -> optax.GradientTransformation:
@@ -149,11 +146,11 @@ FAULTS = (
         lambda: mock.patch.object(ours, "COEFFICIENTS", (1.5, -0.5, 0.0)),
     ),
     Fault(
-        "matrices one by one",
+        "matrices in stacks",
         "gpt",
         None,
-        "no stacking of matrices of one shape",
-        muon_with(orthogonal=one_by_one),
+        "all matrices of one shape in one product",
+        muon_with(orthogonal=partial(orthogonalize_tree, spread=on_every_device)),
         "each matrix's products are the same, alone or stacked",
     ),
 )

@@ -4,7 +4,7 @@ import pytest
 
 from bench import pairs
 from bench.growth import axis_rows, log_slope
-from bench.pairs import interleave, of_one, ratios, spread
+from bench.pairs import interleave, per_piece, ratios, spread
 from bench.process import Sample, Worker, workers
 from bench.rows import rows_of
 from recipe.errors import UserError
@@ -35,7 +35,7 @@ def test_spread_is_the_median_between_the_quartiles():
     assert spread([7.0]) == (7.0, 7.0, 7.0)
 
 
-def test_a_ratio_compares_samples_of_one_round():
+def test_a_ratio_compares_samples_per_piece_round():
     """A machine that slows down for both sides changes no ratio; a ratio of medians would hide a side that varies."""
     ours, theirs = [sample(s) for s in (1, 10, 100)], [sample(s) for s in (2, 20, 300)]
     assert ratios(theirs, ours).median == 2
@@ -105,7 +105,7 @@ def test_a_worker_is_gone_after_its_block():
 
 def test_a_sample_of_several_pieces_is_divided_by_each_sides_own_number():
     samples = {"jax": [Sample(6.0, 12.0, 0.1, "text")], "torch": [Sample(6.0, 6.0, None, None)]}
-    assert of_one(samples, {"jax": 3, "torch": 2}) == {
+    assert per_piece(samples, {"jax": 3, "torch": 2}) == {
         "jax": [Sample(2.0, 4.0, 0.1, "text")],
         "torch": [Sample(3.0, 3.0, None, None)],
     }

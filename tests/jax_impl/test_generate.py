@@ -131,6 +131,14 @@ def test_no_token_and_no_prompt_compiles_anything_again(gpt):
     assert (read._cache_size(), choose._cache_size()) == (2, 2)
 
 
+def test_turned_weights_make_the_same_tokens(gpt, monkeypatch):
+    turned = continue_one(gpt, range(9), 20)
+    module._compiled.cache_clear()
+    monkeypatch.setattr(module, "_turn", lambda params: params)  # as on an accelerator
+    assert continue_one(gpt, range(9), 20) == turned
+    module._compiled.cache_clear()
+
+
 @pytest.mark.parametrize("tokens", [1, 64, 65, 129, 192, 193, 300, 1000])
 def test_the_cache_is_little_larger_than_asked_for_and_its_sizes_are_few(tokens):
     sizes = {module._cache_size(n) for n in range(1, 1025)}

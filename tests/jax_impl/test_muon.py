@@ -70,11 +70,32 @@ def test_the_size_of_a_matrix_does_not_matter():
     assert (orthogonalize(jnp.zeros((3, 5)), 5, jnp.float64) == 0).all()
 
 
-def test_matrices_of_one_shape_are_stacked_without_touching_each_other():
+@pytest.mark.parametrize("stacked", [False, True])
+def test_matrices_do_not_touch_each_other_stacked_or_not(stacked):
     tree = {"a": draw((6, 4), 1), "b": {"c": draw((6, 4), 2), "d": draw((4, 6), 3)}}
-    found = orthogonalize_tree(jax.tree.map(jnp.asarray, tree), 5, jnp.dtype("float64"))
+    stacks = []
+
+    def spread(function, x_NMK):
+        stacks.append(x_NMK.shape)
+        return function(x_NMK)
+
+    leaves = jax.tree.map(jnp.asarray, tree)
+    found = orthogonalize_tree(leaves, 5, jnp.dtype("float64"), spread if stacked else None)
+    assert stacks == ([(1, 4, 6), (2, 6, 4)] if stacked else [])
     for ours, x in zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True):
         np.testing.assert_allclose(ours, shape_scale(x.shape) * exact_orthogonalize(x), atol=1e-12)
+
+
+def test_what_devices_exchange_is_in_the_type_of_the_orthogonalization():
+    types = []
+
+    def spread(function, x_NMK):
+        types.append((x_NMK.dtype, function(x_NMK).dtype))
+        return function(x_NMK)
+
+    found = orthogonalize_tree([jnp.asarray(draw((6, 4)), jnp.float32)], 5, jnp.dtype("bfloat16"), spread)
+    assert types == [(jnp.bfloat16, jnp.bfloat16)]
+    assert found[0].dtype == jnp.float32
 
 
 @pytest.mark.parametrize(("shape", "scale"), [((8, 2), 2.0), ((2, 8), 1.0), ((5, 5), 1.0)])
