@@ -1,5 +1,4 @@
-"""What XLA and the C library need to be told to be fast on a CPU. Nothing here changes what is computed, but for
-rounding."""
+"""What XLA and the C library need to be told to be fast on a CPU. It changes nothing but rounding."""
 
 import ctypes
 import functools
@@ -40,6 +39,7 @@ def keep_freed_memory(config: Config) -> bool:
     the benchmarks' first GPT. Only the main arena keeps large pieces, and only the main thread is sure to allocate
     there: so steps are dispatched by the thread that calls them, which waits. (One arena for all threads instead
     would have the products' threads, which allocate all the time, wait for each other.)
+    JAX reads that switch when it makes the CPU client, which several processes have done by then.
 
     The price: up to 2 GB stay with the process. So not for a model with large logits, where memory is what runs out:
     with a vocabulary of 32,768 the process took a tenth to a quarter more. Nor where there is no glibc.

@@ -45,9 +45,8 @@ class Cache(NamedTuple):
 def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Cache:
     """An empty cache for `batch` sequences of at most `size` tokens."""
     M, C = batch * config.key_value_heads, config.head_dim
-    keys = tuple(
-        jnp.zeros((M, C, size), dtype) for _ in range(config.depth)
-    )  # one each: a buffer can be donated once only
+    # An array for each block: a buffer can be donated once only.
+    keys = tuple(jnp.zeros((M, C, size), dtype) for _ in range(config.depth))
     values = tuple(jnp.zeros((M, size, C), dtype) for _ in range(config.depth))
     return Cache(keys, values, jnp.int32(0))
 

@@ -35,7 +35,7 @@ def test_spread_is_the_median_between_the_quartiles():
     assert spread([7.0]) == (7.0, 7.0, 7.0)
 
 
-def test_a_ratio_compares_samples_per_piece_round():
+def test_a_ratio_compares_samples_of_one_round():
     """A machine that slows down for both sides changes no ratio; a ratio of medians would hide a side that varies."""
     ours, theirs = [sample(s) for s in (1, 10, 100)], [sample(s) for s in (2, 20, 300)]
     assert ratios(theirs, ours).median == 2
