@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jax_impl import processes
 from jax_impl.models import flatten, unflatten
 from jax_impl.step import State
 from recipe import run_dir
@@ -36,14 +37,22 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 @contextlib.contextmanager
 def open_manager(run: Path) -> Iterator[ocp.CheckpointManager]:
-    """The manager of a run's checkpoints. On leaving, waits for the last save; RunError if it failed."""
+    """The manager of a run's checkpoints. On leaving, waits for the last save; RunError if it failed.
+
+    When another process has been lost nothing is waited for: its part of the last save will not come.
+    """
     manager = ocp.CheckpointManager((run / CHECKPOINTS).absolute())
+    waits = True
     try:
         yield manager
         finish(manager)
+    except Exception as error:
+        waits = not processes.has_lost(error)
+        raise
     finally:
-        with contextlib.suppress(Exception):  # the same failure again
-            manager.close()
+        if waits:
+            with contextlib.suppress(Exception):  # the same failure again
+                manager.close()
 
 
 def save(manager: ocp.CheckpointManager, state: State, facts: Facts) -> None:

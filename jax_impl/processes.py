@@ -118,6 +118,11 @@ def agreed(own: int | None, gathered: jax.Array | None) -> int | None:
     return None if gathered is None else int(gathered) or None
 
 
+def has_lost(error: BaseException) -> bool:
+    """True if the error says that another process of this run has gone."""
+    return several() and bool(LOST.search(f"{type(error).__name__} {error}"))
+
+
 def leave_together(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
     """A decorator of an entry point: in a run of several processes a failure ends this one at once, with one line.
 
@@ -134,7 +139,7 @@ def leave_together(main: Callable[[list[str]], int]) -> Callable[[list[str]], in
             if not jax.distributed.is_initialized():
                 raise
             if isinstance(error, Exception) and not isinstance(error, UserError):
-                if not LOST.search(f"{type(error).__name__} {error}"):
+                if not has_lost(error):
                     sys.excepthook(type(error), error, error.__traceback__)
                     _leave(1)
                 rank, processes = shard()

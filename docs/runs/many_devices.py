@@ -69,7 +69,9 @@ def by_fsdp(weight_KF, inputs_BF, targets_B):
 
 def on_ddp() -> dict[str, np.ndarray]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(N)]
-    done = subprocess.run([*command, "-m", "docs.runs._ddp"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "-m", "docs.runs._ddp"], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"torchrun ended with {done.returncode}:\n{done.stderr}")
     return {name: np.array(grad) for name, grad in json.loads(done.stdout).items()}
 
 
