@@ -2,8 +2,8 @@
 
 Shapes: B sequences, T time, S size of the cache, V vocabulary.
 
-Two compiled functions do all the work, whatever the prompts: one reads a piece of PREFILL tokens, one chooses a
-token and reads it. Only the size of the cache, rounded up to one of few, can ask for new ones.
+Two compiled functions do all the work, whatever the prompts: one reads a piece of PREFILL tokens, one chooses and
+reads WRITTEN tokens, one after another. Only the size of the cache, rounded up to one of few, can ask for new ones.
 """
 
 import functools
@@ -34,6 +34,7 @@ from recipe.generation import (
 )
 
 PREFILL = 64  # tokens of the prompt read at once
+WRITTEN = 8  # tokens between two returns to Python, a return costing as much as a fifth of a small model's token
 GREEDY_BELOW = 1e-6  # a smaller temperature is taken as 0: dividing by it may overflow
 
 
@@ -106,16 +107,20 @@ def generate(
         logits_BV, cache = read(params, cache, piece_BT, count)
 
     ended_B = np.zeros(len(prompts), bool)
-    for position in range(shortest, int(lengths_B.max()) + max_tokens):
-        made_B = position - lengths_B
-        given = [NO_TOKEN if made >= 0 else prompt[position] for made, prompt in zip(made_B, prompts, strict=True)]
-        uniform_B = uniform_BT[rows, np.clip(made_B, 0, max_tokens - 1)]
-        tokens, logits_BV, cache = choose(params, cache, logits_BV, np.array(given, np.int32), uniform_B)
-        tokens_B = np.asarray(tokens)
-        ended_B |= (made_B >= 0) & (tokens_B == stop_token) | (made_B >= max_tokens)
-        if ended_B.all():
-            return
-        yield np.where(ended_B | (made_B < 0), NO_TOKEN, tokens_B)
+    # The last tokens may be more than were asked for, and past the cache: they overwrite its end, and nobody sees them.
+    for start in range(shortest, int(lengths_B.max()) + max_tokens, WRITTEN):
+        made_TB = np.arange(start, start + WRITTEN)[:, None] - lengths_B
+        given_TB = np.full(made_TB.shape, NO_TOKEN, np.int32)
+        for row, prompt in enumerate(prompts):
+            rest = prompt[start : start + WRITTEN]
+            given_TB[: len(rest), row] = rest
+        uniform_TB = uniform_BT[rows, np.clip(made_TB, 0, max_tokens - 1)]
+        tokens_TB, logits_BV, cache = choose(params, cache, logits_BV, given_TB, uniform_TB)
+        for made_B, tokens_B in zip(made_TB, np.asarray(tokens_TB), strict=True):
+            ended_B |= (made_B >= 0) & (tokens_B == stop_token) | (made_B >= max_tokens)
+            if ended_B.all():
+                return
+            yield np.where(ended_B | (made_B < 0), NO_TOKEN, tokens_B)
 
 
 def sample_text(
@@ -155,13 +160,19 @@ def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float
 
     @functools.partial(jit, donate_argnums=(1, 2))
     def choose(
-        turned: Tree, cache: Cache, logits_BV: jax.Array, given_B: jax.Array, uniform_B: jax.Array
+        turned: Tree, cache: Cache, logits_BV: jax.Array, given_TB: jax.Array, uniform_TB: jax.Array
     ) -> tuple[jax.Array, jax.Array, Cache]:
-        """The given tokens, or sampled ones in place of NO_TOKEN; the logits behind them; the cache with them."""
-        sampled_B = sample(logits_BV, uniform_B, temperature, top_k, top_p)
-        tokens_B = jnp.where(given_B == NO_TOKEN, sampled_B, given_B)
-        logits_BTV, cache = model.bind(_turn(turned), {}, train=False).decode(tokens_B[:, None], cache)
-        return tokens_B, logits_BTV[:, 0], cache
+        """T tokens (T, B), the given ones, or sampled in place of NO_TOKEN; the logits behind; the cache with them."""
+
+        def choose_one(carry: tuple[jax.Array, Cache], numbers: tuple[jax.Array, jax.Array]):
+            (logits_BV, cache), (given_B, uniform_B) = carry, numbers
+            sampled_B = sample(logits_BV, uniform_B, temperature, top_k, top_p)
+            tokens_B = jnp.where(given_B == NO_TOKEN, sampled_B, given_B)
+            logits_BTV, cache = model.bind(_turn(turned), {}, train=False).decode(tokens_B[:, None], cache)
+            return (logits_BTV[:, 0], cache), tokens_B
+
+        (logits_BV, cache), tokens_TB = jax.lax.scan(choose_one, (logits_BV, cache), (given_TB, uniform_TB))
+        return tokens_TB, logits_BV, cache
 
     return read, choose
 

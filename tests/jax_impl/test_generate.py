@@ -78,6 +78,12 @@ def test_a_prompt_of_any_length_is_read_whole(gpt, length):
     assert continue_one(gpt, prompt, 3) == continue_greedily(gpt, prompt, 3)
 
 
+def test_what_is_written_past_the_cache_changes_nothing_that_was_asked_for(gpt):
+    prompt, count = np.arange(module.PREFILL - 5), 5
+    assert module._cache_size(len(prompt) + count) < len(prompt) + module.WRITTEN
+    assert continue_one(gpt, prompt, count) == continue_greedily(gpt, prompt, count)
+
+
 def test_prompts_of_unequal_length_continue_as_each_alone(gpt):
     random = np.random.default_rng(1)
     prompts = [random.integers(0, 256, length) for length in (9, 2, 30)]
@@ -152,8 +158,8 @@ def test_no_cache_is_copied_at_a_token(gpt, batch):
     size = 192
     cache = make_cache(CONFIG.model, batch, size, jnp.float32)
     choose = module._compiled(model.graphdef, 0.0, None, 1.0)[1]
-    logits_BV, given_B = jnp.zeros((batch, 256)), np.zeros(batch, np.int32)
-    hlo = choose.lower(module._turn(params), cache, logits_BV, given_B, np.zeros(batch)).compile().as_text()
+    logits_BV, given_TB = jnp.zeros((batch, 256)), np.zeros((module.WRITTEN, batch), np.int32)
+    hlo = choose.lower(module._turn(params), cache, logits_BV, given_TB, np.zeros(given_TB.shape)).compile().as_text()
     shapes = {"[{},{},{}]".format(*x.shape) for x in (cache.keys[0], cache.values[0])}
     assert all(shape in hlo for shape in shapes)
     copies = [line for line in hlo.splitlines() if " copy(" in line or " transpose(" in line]
