@@ -119,8 +119,9 @@ def agreed(own: int | None, gathered: jax.Array | None) -> int | None:
 
 
 def has_lost(error: BaseException) -> bool:
-    """True if the error says that another process of this run has gone."""
-    return several() and bool(LOST.search(f"{type(error).__name__} {error}"))
+    """True if the error says that another process of this run has gone; a UserError is judged by its cause."""
+    cause = error.__cause__ if isinstance(error, UserError) else error
+    return several() and cause is not None and bool(LOST.search(f"{type(cause).__name__} {cause}"))
 
 
 def leave_together(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
@@ -138,15 +139,15 @@ def leave_together(main: Callable[[list[str]], int]) -> Callable[[list[str]], in
         except BaseException as error:
             if not jax.distributed.is_initialized():
                 raise
-            if isinstance(error, Exception) and not isinstance(error, UserError):
-                if not has_lost(error):
-                    sys.excepthook(type(error), error, error.__traceback__)
-                    _leave(1)
+            if has_lost(error):
                 rank, processes = shard()
                 error = RunError(
                     f"process {rank} of {processes} has lost another one and ends; see that one's output, then start "
                     "all again with --resume, on any number of processes"
                 )
+            elif isinstance(error, Exception) and not isinstance(error, UserError):
+                sys.excepthook(type(error), error, error.__traceback__)
+                _leave(1)
             _leave(run_command(_raising(error)))
             raise
 

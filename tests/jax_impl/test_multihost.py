@@ -10,7 +10,7 @@ import pytest
 from jax_impl import processes
 from jax_impl.checkpoint import load_params
 from recipe.config import Config, DeviceConfig
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
 from recipe.run_dir import checkpoint_steps, read_metrics
 from tests.multihost import Processes
 
@@ -48,6 +48,32 @@ def one_process(tmp_path_factory) -> Path:
     ((code, _, err),) = train(1, folder, MLP)
     assert code == 0, err
     return folder / "run"
+
+
+def caused_by(cause: Exception) -> RunError:
+    error = RunError("cannot save the checkpoint of step 8")
+    error.__cause__ = cause
+    return error
+
+
+GONE = RuntimeError("UNAVAILABLE: [gloo] Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (GONE, True),
+        (caused_by(GONE), True),
+        (caused_by(OSError("No space left on device")), False),
+        (UserError("barrier.txt is not a folder"), False),
+        (KeyError("wte"), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_a_lost_process_is_told_from_other_failures(error, lost, monkeypatch):
+    assert not processes.has_lost(error)  # a single process has nobody to lose
+    monkeypatch.setattr(processes, "several", lambda: True)
+    assert processes.has_lost(error) == lost
 
 
 @pytest.mark.slow
