@@ -129,7 +129,7 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(
-    "times", [1, pytest.param(8, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.long)]
+    "times", [1, pytest.param(4, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.long)]
 )
 def test_a_flipped_bit_is_seen_or_harmless(framework, times, runs, readers, tmp_path):
     expected, place = readers[framework](runs[framework]), random.Random(times)

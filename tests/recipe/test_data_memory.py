@@ -85,9 +85,10 @@ def check(tmp_path: Path, size: int, row_group_size: int, tokenizer: str, limit:
     assert measured["growth"] < limit, measured
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the high-water mark is Linux's")
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
+@pytest.mark.parametrize(
+    "tokenizer", [pytest.param("bytes", marks=pytest.mark.slow), pytest.param("bpe", marks=pytest.mark.long)]
+)
 def test_100_mb_in_one_row_group_take_no_100_mb_of_memory(tmp_path, tokenizer):
     # BPE's own training takes memory that grows with the distinct words, not with the corpus.
     limit = 90 if tokenizer == "bytes" else LIMIT
