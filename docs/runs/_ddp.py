@@ -1,5 +1,6 @@
 """The gradient of `many_devices` under DistributedDataParallel; run by torchrun, rank 0 prints it."""
 
+import gc
 import json
 
 import torch
@@ -31,6 +32,8 @@ def main() -> None:
     gradients["mean over all"] = model.weight.grad.tolist()
     if rank == 0:
         print(json.dumps(gradients))
+    del wrapped
+    gc.collect()  # its threads end here, and not with Python
     dist.barrier()  # none leaves while another may still hear from it
     dist.destroy_process_group()
 
