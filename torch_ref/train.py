@@ -158,6 +158,7 @@ def main(argv: list[str]) -> int:
             log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
         else:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
+    del wrapped  # it would hold the process group past its end
     parallel.close()
     return stop.exit_code
 
