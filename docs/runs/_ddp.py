@@ -1,6 +1,5 @@
 """The gradient of `many_devices` under DistributedDataParallel; run by torchrun, rank 0 prints it."""
 
-import gc
 import json
 
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from docs.runs._regression import CLASSES, FEATURES, batch, start
+from torch_ref import parallel
 
 
 def main() -> None:
@@ -32,10 +32,8 @@ def main() -> None:
     gradients["mean over all"] = model.weight.grad.tolist()
     if rank == 0:
         print(json.dumps(gradients))
-    del wrapped
-    gc.collect()  # its threads end here, and not with Python
-    dist.barrier()  # none leaves while another may still hear from it
-    dist.destroy_process_group()
+    del wrapped  # it would hold the process group past its end
+    parallel.close()
 
 
 if __name__ == "__main__":
