@@ -10,23 +10,16 @@ from bench.options import BenchOptions, Row
 from bench.peak import measure_peak
 from bench.report import draw, print_table, write_json
 from bench.upstream import check_checkout
-from recipe.cli import parse_flags
-from recipe.errors import UserError, run_command
+from twinstep.cli import parse_flags
+from twinstep.errors import UserError, run_command
 
-# Name -> module, in the order in which they are measured.
-MEASUREMENTS = {
-    "step": "gpt_step",
-    "classifier": "classifier",
-    "memory": "memory",
-    "startup": "startup",
-    "decoding": "decoding",
-    "growth": "growth",
-}
+# The modules, in the order in which they are measured.
+MEASUREMENTS = ("step", "classifier", "memory", "startup", "decoding", "growth")
 
 
 def main(argv: list[str]) -> int:
     options = parse_flags("python -m bench", BenchOptions(), argv)
-    names = list(MEASUREMENTS) if options.only is None else options.only.split(",")
+    names = MEASUREMENTS if options.only is None else options.only.split(",")
     for name in names:
         if name not in MEASUREMENTS:
             raise UserError(f"--only {name}: there is no such measurement; choose from {', '.join(MEASUREMENTS)}")
@@ -41,7 +34,7 @@ def main(argv: list[str]) -> int:
     rows: list[Row] = []
     for name in names:
         progress.print(f"measuring {name} ...")
-        rows += importlib.import_module(f"bench.{MEASUREMENTS[name]}").measure(options, max(peak.values()))
+        rows += importlib.import_module(f"bench.{name}").measure(options, max(peak.values()))
     print_table(rows, peak)
     if options.json is not None:
         path = Path(options.json)

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from bench.interleave import interleave, per_piece
 from bench.options import BenchOptions, Row
-from bench.pairs import interleave, per_piece
 from bench.process import workers
 from bench.rows import rows_of
-from recipe.config import Config, LinearConfig, TrainConfig
-from recipe.init import initial_weights
+from twinstep.config import Config, LinearConfig, TrainConfig
+from twinstep.init import initial_weights
 
 UPDATES = {"jax": 2000, "torch": 200}  # in one sample: each long enough to time
 BATCH, FEATURES, CLASSES = 128, 64, 10

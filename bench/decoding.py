@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from bench import gpt
+from bench import gpt_sides
+from bench.interleave import interleave
 from bench.options import BenchOptions, Row
-from bench.pairs import interleave
 from bench.process import Sample, workers
 from bench.rows import rows_of
-from recipe.init import initial_weights
+from twinstep.init import initial_weights
 
 MODEL = {"depth": 4, "d_model": 256, "head_dim": 128, "vocab_size": 256, "sequence_len": 256, "batch_size": 1}
 TINY = {"depth": 1, "d_model": 32, "head_dim": 16, "vocab_size": 64, "sequence_len": 16, "batch_size": 1}
@@ -19,7 +19,7 @@ BATCHES = (1, 16)
 
 def prepare(side: str, spec: dict[str, Any]) -> Any:
     """Continues `batch` prompts of `prompt` tokens by `tokens` more, always the same."""
-    config = gpt.config_of(spec["model"])
+    config = gpt_sides.config_of(spec["model"])
     vocab_size = spec["model"]["vocab_size"]
     prompts = list(np.random.default_rng(0).integers(0, vocab_size, (spec["batch"], spec["prompt"]), dtype=np.int32))
     if side == "jax":

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import gpt
+from bench import gpt_sides
+from bench.interleave import interleave, spread
 from bench.options import BenchOptions, Row
-from bench.pairs import interleave, spread
 from bench.process import Sample, workers
-from recipe.flops import matrix_flops_per_step
+from twinstep.flops import matrix_flops_per_step
 
 BASE = {"depth": 4, "d_model": 128, "head_dim": 64, "vocab_size": 256, "sequence_len": 256, "batch_size": 4}
 AXES = {
@@ -28,7 +28,7 @@ def prepare(side: str, spec: dict[str, Any]) -> Any:
     import time
 
     start = time.perf_counter()
-    step = gpt.prepare(side, spec)
+    step = gpt_sides.prepare(side, spec)
     to_first_step = time.perf_counter() - start
 
     def work() -> float:
@@ -47,7 +47,7 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
         flops = []
         for size in sizes:
             spec = {**base, axis: size, **({"batch_size": 1} if axis == "sequence_len" else {})}
-            flops.append(float(matrix_flops_per_step(gpt.config_of(spec), spec["sequence_len"])))
+            flops.append(float(matrix_flops_per_step(gpt_sides.config_of(spec), spec["sequence_len"])))
             with workers("growth", {"jax": spec, "torch": spec}, together=options.tiny) as sides:
                 samples = interleave(sides, options.rounds, warmups=1)
             for side, of_side in samples.items():

@@ -4,7 +4,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
-from bench import gpt
+from bench import gpt_sides
 from bench.options import BenchOptions, Row
 from bench.process import Worker
 
@@ -15,7 +15,7 @@ STEPS = 4
 
 def prepare(side: str, spec: dict[str, Any]) -> Any:
     """After a first step, which compiles, the peak is reset; a few more steps show the step's own."""
-    step = gpt.prepare(side, spec)
+    step = gpt_sides.prepare(side, spec)
 
     def work() -> dict[str, float]:
         gc.collect()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from recipe.config import COUNT, Bound, check_bounds
+from twinstep.config import COUNT, Bound, check_bounds
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.pairs import interleave
+from bench.interleave import interleave
 from bench.process import workers
 
 SIZE, TINY_SIZE = 2048, 128

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.options import Row
-from recipe.errors import UserError
+from twinstep.errors import UserError
 
 MOMENT = "%Y-%m-%d %H:%M"
 MOST_COLUMNS = 3  # of the picture

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from bench.interleave import ratios, spread
 from bench.options import Row
-from bench.pairs import ratios, spread
 from bench.process import Sample
 
 

@@ -4,17 +4,17 @@ import tempfile
 from dataclasses import replace
 from typing import Any
 
-from bench import gpt, gpt_step
+from bench import gpt_sides, step
+from bench.interleave import spread
 from bench.options import BenchOptions, Row
-from bench.pairs import spread
 from bench.process import Worker
 
-prepare = gpt.prepare
+prepare = gpt_sides.prepare
 
 
 def measure(options: BenchOptions, peak: float) -> list[Row]:
     """Seconds from starting Python to the loss of the first step; the cache is filled by a run before."""
-    spec = next(iter((gpt_step.TINY if options.tiny else gpt_step.SIZES).values()))
+    spec = next(iter((step.TINY if options.tiny else step.SIZES).values()))
     times: dict[str, list[float]] = {"jax": [], "jax, cached": [], "torch": []}
     with tempfile.TemporaryDirectory() as folder:
         cache = {

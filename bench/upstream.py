@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from recipe.config import Config, GPTConfig
-from recipe.errors import UserError
+from twinstep.config import Config, GPTConfig
+from twinstep.errors import UserError
 
 
 def check_checkout(folder: str) -> None:

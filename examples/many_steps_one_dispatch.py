@@ -20,10 +20,10 @@ from jax_impl.step import (
     scan_train_steps,
     train_step,
 )
-from recipe.data import load_data
-from recipe.init import initial_weights
-from recipe.presets import DEFAULTS
-from recipe.resolve import fill_in
+from twinstep.data import load_data
+from twinstep.init import initial_weights
+from twinstep.presets import DEFAULTS
+from twinstep.resolve import fill_in
 
 
 def main() -> tuple[np.ndarray, float]:

@@ -1,7 +1,7 @@
 """Checkpoints by orbax: asynchronous, atomic, the last K and the best one kept, every array with a checksum.
 
 A checkpoint holds three items: `weights` (parameters and buffers by name), `training` (optimizer state, step,
-random key) and `facts` (JSON: what else the loop must remember, see `recipe.facts`, and the checksums).
+random key) and `facts` (JSON: what else the loop must remember, see `twinstep.facts`, and the checksums).
 """
 
 import contextlib
@@ -22,12 +22,12 @@ import orbax.checkpoint as ocp
 from jax_impl import processes
 from jax_impl.models import flatten, unflatten
 from jax_impl.step import State
-from recipe import run_dir
-from recipe.cli import read_run_config
-from recipe.config import Config
-from recipe.errors import RunError, UserError
-from recipe.facts import Facts, check_config, seal, unseal
-from recipe.run_dir import CHECKPOINTS, checkpoint_steps
+from twinstep import run_dir
+from twinstep.cli import read_run_config
+from twinstep.config import Config
+from twinstep.errors import RunError, UserError
+from twinstep.facts import Facts, check_config, seal, unseal
+from twinstep.run_dir import CHECKPOINTS, checkpoint_steps
 
 Result = TypeVar("Result")
 

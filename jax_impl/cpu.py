@@ -7,7 +7,7 @@ import sys
 import jax
 
 from jax_impl.head_loss import large_logits
-from recipe.config import Config
+from twinstep.config import Config
 
 # XLA's CPU backend hands matrix products and reductions to a library of its own, YNN, which is younger than the Eigen
 # kernels beside it: on an AVX-512 core these reached 195 GFLOP/s in the products of a GPT's step, YNN 170, and YNN's

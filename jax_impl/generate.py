@@ -19,11 +19,11 @@ from jax_impl.checkpoint import load_params
 from jax_impl.models import Model, Tree, load_tree, make_model
 from jax_impl.models.gpt import Cache, make_cache
 from jax_impl.parallel import set_precision
-from recipe.cli import parse_flags, read_run_config
-from recipe.config import Config, GPTConfig
-from recipe.data import Tokenizer
-from recipe.errors import run_command
-from recipe.generation import (
+from twinstep.cli import parse_flags, read_run_config
+from twinstep.config import Config, GPTConfig
+from twinstep.data import Tokenizer
+from twinstep.errors import run_command
+from twinstep.generation import (
     NO_TOKEN,
     GenerateOptions,
     TextStream,

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jax_impl.losses import IGNORE, Sums, loss_sums
-from recipe.config import Config, GPTConfig
-from recipe.resolve import sequence_len, units_per_step
+from twinstep.config import Config, GPTConfig
+from twinstep.resolve import sequence_len, units_per_step
 
 # A piece has as many logits as this (64 MB in float32), or an eighth of all: each adds a gradient of the size of the
 # head's weight, which must stay small beside the piece's own work.

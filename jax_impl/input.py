@@ -1,11 +1,11 @@
-"""Grain over the recipe's batches: deterministic, prefetched, resumed by number, sharded by process."""
+"""Grain over twinstep's batches: deterministic, prefetched, resumed by number, sharded by process."""
 
 from collections.abc import Iterator
 
 import grain
 import numpy as np
 
-from recipe.data import BatchSource
+from twinstep.data import BatchSource
 
 
 class NumberedBatches:

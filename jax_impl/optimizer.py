@@ -10,8 +10,8 @@ import optax
 from jax_impl.models import flatten, unflatten
 from jax_impl.muon import Spread, muon
 from jax_impl.schedule import decay_multiplier, lr_multiplier, muon_momentum
-from recipe.config import Config, GPTConfig
-from recipe.errors import UserError
+from twinstep.config import Config, GPTConfig
+from twinstep.errors import UserError
 
 # Every parameter's whole name matches one pattern, and every pattern at least one parameter.
 LABELS: dict[str, dict[str, str]] = {

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from recipe.cli import parse_flags
-from recipe.errors import UserError, run_command
-from recipe.plot import plot_loss
+from twinstep.cli import parse_flags
+from twinstep.errors import UserError, run_command
+from twinstep.plot import plot_loss
 
 
 @dataclass(frozen=True)

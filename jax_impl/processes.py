@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from recipe.config import Config
-from recipe.errors import RunError, UserError, run_command
+from twinstep.config import Config
+from twinstep.errors import RunError, UserError, run_command
 
 Result = TypeVar("Result")
 

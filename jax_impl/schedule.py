@@ -6,7 +6,7 @@ Source: karpathy/nanochat, scripts/base_train.py, `get_lr_multiplier` and `get_m
 import jax
 import jax.numpy as jnp
 
-from recipe.config import OptimizerConfig
+from twinstep.config import OptimizerConfig
 
 
 def lr_multiplier(config: OptimizerConfig, steps: int, step: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from jax_impl.losses import Sums, loss_sums
 from jax_impl.models import Model, Tree, flatten, load_tree
 from jax_impl.models.gpt import GPT
 from jax_impl.schedule import lr_multiplier
-from recipe.config import Config
+from twinstep.config import Config
 
 Batch = dict[str, jax.Array]
 Axes = str | tuple[str, ...] | None  # names of mapped axes

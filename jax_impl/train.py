@@ -18,17 +18,17 @@ from jax_impl.generate import sample_text
 from jax_impl.input import eval_batches, train_batches
 from jax_impl.models import flatten, make_model
 from jax_impl.optimizer import make_optimizer, newton_schulz_dtype
-from recipe.cli import parse_train_config
-from recipe.config import Config, GPTConfig
-from recipe.data import load_data
-from recipe.errors import not_finite, run_command
-from recipe.events import due, evaluation_due
-from recipe.facts import finished, first_facts, note_evaluation
-from recipe.flops import flops_per_token, parameter_count
-from recipe.init import initial_weights
-from recipe.plot import plot_loss
-from recipe.resolve import fill_in, sequence_len, units_per_step
-from recipe.run_dir import (
+from twinstep.cli import parse_train_config
+from twinstep.config import Config, GPTConfig
+from twinstep.data import load_data
+from twinstep.errors import not_finite, run_command
+from twinstep.events import due, evaluation_due
+from twinstep.facts import finished, first_facts, note_evaluation
+from twinstep.flops import flops_per_token, parameter_count
+from twinstep.init import initial_weights
+from twinstep.plot import plot_loss
+from twinstep.resolve import fill_in, sequence_len, units_per_step
+from twinstep.run_dir import (
     TOKENIZER,
     check_data,
     checkpoint_steps,
@@ -38,8 +38,8 @@ from recipe.run_dir import (
     trim_metrics,
     write_run,
 )
-from recipe.run_log import RunLog, check_trackers
-from recipe.signals import StopRequest
+from twinstep.run_log import RunLog, check_trackers
+from twinstep.signals import StopRequest
 
 
 @processes.leave_together

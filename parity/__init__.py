@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parity.adapters import linen_function, nnx_function
-    from parity.pairs import compare
+    from parity.any_port import compare
     from parity.weights import Rule, carry
 
 __all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function"]

@@ -3,6 +3,6 @@
 import sys
 
 from parity.cli import main
-from recipe.errors import run_command
+from twinstep.errors import run_command
 
 sys.exit(run_command(main))

@@ -10,13 +10,14 @@ from typing import Any
 
 import jax
 
+from parity.child import check_in_child
 from parity.environment import environment
 from parity.jax_side import JaxSide
 from parity.ledger import GIVEN, Key, Ledger
-from parity.leg import check_in_child
-from parity.record import Named
+from parity.own_weights import tokenizer_of, trained_weights
 from parity.reference import Reference, make_reference
 from parity.result import Curve, Result
+from parity.side import Named
 from parity.stages import (
     compare_activations,
     compare_buffers,
@@ -28,12 +29,11 @@ from parity.stages import (
     compare_weights,
     note_idle_decay,
 )
-from parity.trained import tokenizer_of, trained_weights
 from parity.trajectory import compare_runs, run_port
-from recipe.config import Config, to_dict
-from recipe.data import Data, load_data
-from recipe.errors import UserError
-from recipe.resolve import fill_in
+from twinstep.config import Config, to_dict
+from twinstep.data import Data, load_data
+from twinstep.errors import UserError
+from twinstep.resolve import fill_in
 
 MakeReference = Callable[..., Reference]  # with the arguments of `make_reference`
 

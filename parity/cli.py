@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from recipe.config import MODELS
-from recipe.errors import UserError
+from twinstep.config import MODELS
+from twinstep.errors import UserError
 
 DTYPES = ("float64", "float32", "bfloat16")
 
@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 all agrees, 1 something does not, 2 bad input (by `recipe.errors.run_command`)."""
+    """Exit code: 0 all agrees, 1 something does not, 2 bad input (by `twinstep.errors.run_command`)."""
     args = make_parser().parse_args(argv)
     return args.run(args)
 
@@ -69,11 +69,11 @@ def run_check(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from parity.check import SEEDS, Request, check
+    from parity.check_configs import subject
     from parity.environment import use_one_thread
-    from parity.output import open_folder
+    from parity.own_weights import trained_subject
     from parity.report import print_report, write_report
-    from parity.subjects import subject
-    from parity.trained import trained_subject
+    from parity.report.folder import open_folder
 
     if args.devices < 1:
         raise UserError(f"--devices is {args.devices}; it must be at least 1")
@@ -98,7 +98,7 @@ def run_check(args: argparse.Namespace) -> int:
 def run_faults(args: argparse.Namespace) -> int:
     from parity.environment import use_one_thread
     from parity.faults.run import run_catalogue
-    from parity.output import open_folder
+    from parity.report.folder import open_folder
 
     use_one_thread()
     return run_catalogue(args.model, args.only, open_folder(args.out_dir))

@@ -14,11 +14,11 @@ import os
 import shutil
 from pathlib import Path
 
-from parity.formats import huggingface, jax_run, nanochat, plain, torch_run
+from parity.formats import huggingface, jax_run, nanochat, safetensors_folder, torch_run
 from parity.formats.files import read_json
 from parity.formats.snapshot import Snapshot, check_arrays, optimizer_shapes_of, weight_shapes_of
-from recipe.errors import UserError
-from recipe.run_dir import CHECKPOINTS, checkpoint_steps
+from twinstep.errors import UserError
+from twinstep.run_dir import CHECKPOINTS, checkpoint_steps
 
 FORMATS = ("jax", "torch", "safetensors", "hf", "nanochat")
 OTHER = {"jax": "torch"}  # what a format becomes when nothing else is asked for; all others become jax
@@ -82,7 +82,7 @@ def read(source: Path, format: str, step: int | None) -> Snapshot:
         case "torch":
             snapshot = torch_run.read(source, step)
         case "safetensors":
-            snapshot = plain.read(source)
+            snapshot = safetensors_folder.read(source)
         case "hf":
             snapshot = huggingface.read(source)
         case "nanochat":
@@ -104,7 +104,7 @@ def write(folder: Path, snapshot: Snapshot, format: str, out: Path) -> None:
         case "torch":
             torch_run.write(folder, snapshot, out)
         case "safetensors":
-            plain.write(folder, snapshot)
+            safetensors_folder.write(folder, snapshot)
         case "hf":
             huggingface.write(folder, snapshot)
         case "nanochat":

@@ -15,11 +15,11 @@ from jax_impl import checkpoint, evaluate, input, optimizer, parallel, step
 from jax_impl.losses import IGNORE
 from jax_impl.models import flatten, make_model, unflatten
 from parity.capture import capture_jax
-from parity.record import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
+from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
 from parity.weights import torch_to_jax
-from recipe.config import Config
-from recipe.data import Data
-from recipe.facts import first_facts
+from twinstep.config import Config
+from twinstep.data import Data
+from twinstep.facts import first_facts
 
 # The fields of optax's and our own optimizer states, and what torch_side calls them.
 MOMENTS = {"mu": "first_moment", "nu": "second_moment", "momentum": "momentum", "count": "count"}
@@ -53,7 +53,7 @@ def probing_optimizer(config: Config, params: Any) -> optax.GradientTransformati
 
 
 class JaxSide:
-    """See `parity.record.Side`. With several devices the step runs under pmap on all there are."""
+    """See `parity.side.Side`. With several devices the step runs under pmap on all there are."""
 
     def __init__(self, config: Config, devices: int = 1):
         self.config = config

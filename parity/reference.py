@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from parity.budget import EPS
-from parity.record import Batch, Captured, Named, Optimized, Stepped, TrainingState
+from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState
 from parity.torch_side import TorchSide
-from recipe.config import Config
-from recipe.data import Data
-from recipe.init import initial_weights
 from torch_ref.models import weight_shapes
+from twinstep.config import Config
+from twinstep.data import Data
+from twinstep.init import initial_weights
 
 WATCHED = 10  # steps at which everything is compared, at most; losses are compared at every step
 PERTURBATIONS = 3  # runs of the reference from parameters moved by one ulp

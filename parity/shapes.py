@@ -14,12 +14,12 @@ import torch_ref.losses
 import torch_ref.models
 from jax_impl import step
 from parity.capture import capture_torch, tagged_shapes
-from parity.subjects import LEAST_STEPS, subject
-from recipe.config import Config
-from recipe.data import load_data
-from recipe.resolve import fill_in
+from parity.check_configs import LEAST_STEPS, subject
 from torch_ref.input import to_tensors
 from torch_ref.step import forward
+from twinstep.config import Config
+from twinstep.data import load_data
+from twinstep.resolve import fill_in
 
 Row = tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]  # name, torch's shape, JAX's
 

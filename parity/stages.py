@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.budget import EPS, TOLERANCES, Tolerance, squared
 from parity.ledger import Key, Ledger
-from parity.record import Batch, Captured, Named, Optimized, Stepped, TrainingState
+from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState
 
 NONE = Tolerance("exact", 0.0, "a group without decay, a table without bytes: zero is the right value")
 

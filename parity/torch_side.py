@@ -7,21 +7,21 @@ import numpy as np
 import torch
 
 from parity.capture import capture_torch, to_numpy
-from parity.record import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
-from recipe.config import Config
-from recipe.data import Data
+from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
 from torch_ref import evaluate, input
 from torch_ref.models import TORCH_ONLY, load_weights, make_model
 from torch_ref.muon import Muon
 from torch_ref.optimizer import clip_by_global_norm, set_schedule, setup_optimizers
 from torch_ref.step import eval_step, train_step
+from twinstep.config import Config
+from twinstep.data import Data
 
 # torch.optim's names of the state of one parameter, and ours.
 MOMENTS = {"momentum_buffer": "momentum", "exp_avg": "first_moment", "exp_avg_sq": "second_moment"}
 
 
 class TorchSide:
-    """See `parity.record.Side`."""
+    """See `parity.side.Side`."""
 
     def __init__(self, config: Config):
         self.config = config

@@ -13,10 +13,10 @@ import numpy as np
 from parity.budget import EPS, TOLERANCES, TRAJECTORY_LOSS, Tolerance, error
 from parity.jax_side import JaxSide
 from parity.ledger import Key, Ledger
-from parity.record import Stepped, TrainingState
 from parity.reference import Reference, Run, Watched
 from parity.result import Curve
-from recipe.data import Data
+from parity.side import Stepped, TrainingState
+from twinstep.data import Data
 
 FLOOR_ULPS = 4  # of the loss, or of a tensor's norm: what one more rounding may do where the envelope is smaller
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_impl.models import Model, Tree, flatten, unflatten
-from recipe.errors import UserError
+from twinstep.errors import UserError
 
 
 @dataclass(frozen=True)

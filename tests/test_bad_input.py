@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import (
+from tests.helpers.refusals import GPT, NEW, Case, assert_refused, enter_copy, make_runs, put
+from tests.helpers.trust import FRAMEWORKS
+from torch_ref import parallel
+from twinstep.config import (
     MODELS,
     CorpusConfig,
     DeviceConfig,
@@ -19,11 +22,8 @@ from recipe.config import (
     TrainConfig,
     flag,
 )
-from recipe.errors import UserError
-from recipe.presets import DEFAULTS
-from tests.refusals import GPT, NEW, Case, assert_refused, enter_copy, make_runs, put
-from tests.trust import FRAMEWORKS
-from torch_ref import parallel
+from twinstep.errors import UserError
+from twinstep.presets import DEFAULTS
 
 TEXT_MODELS = ("gpt", "embedding")
 

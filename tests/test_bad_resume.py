@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from recipe.cli import parse_train_config
-from recipe.config import to_dict
-from recipe.data.tokenizer import train_bpe
-from recipe.run_dir import lock_run
-from tests.refusals import GPT, Case, assert_refused, enter_copy, make_runs
-from tests.trust import FRAMEWORKS, write_corpus
+from tests.helpers.refusals import GPT, Case, assert_refused, enter_copy, make_runs
+from tests.helpers.trust import FRAMEWORKS, write_corpus
+from twinstep.cli import parse_train_config
+from twinstep.config import to_dict
+from twinstep.data.tokenizer import train_bpe
+from twinstep.run_dir import lock_run
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ for name in modules:
     importlib.import_module(name)
 assert not set({blocked!r}) & {{name.partition(".")[0] for name in sys.modules}}
 if {train!r}:
-    from recipe.errors import run_command
+    from twinstep.errors import run_command
     from {room}.train import main
     argv = ["linear", "--steps", "1", "--batch-size", "8", "--eval-batches", "1", "--out-dir", sys.argv[1]]
     assert run_command(main, argv) == 0
@@ -34,7 +34,7 @@ print("imported", *modules)
 """
 
 CASES = [
-    pytest.param("recipe", ("torch", *ALL_OF_JAX), False, id="recipe knows neither"),
+    pytest.param("twinstep", ("torch", *ALL_OF_JAX), False, id="twinstep knows neither"),
     pytest.param("jax_impl", ("torch",), True, id="jax_impl without torch"),
     pytest.param("torch_ref", ALL_OF_JAX, True, id="torch_ref without jax"),
 ]

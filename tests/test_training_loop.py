@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipe.cli import read_run_config
-from recipe.flops import flops_per_token, parameter_count
-from recipe.run_dir import checkpoint_steps
-from tests.trust import CHECKPOINT, FRAMEWORKS, arguments, lines, train, write_corpus
+from tests.helpers.trust import CHECKPOINT, FRAMEWORKS, arguments, lines, train, write_corpus
+from twinstep.cli import read_run_config
+from twinstep.flops import flops_per_token, parameter_count
+from twinstep.run_dir import checkpoint_steps
 
 # XLA takes seconds to compile a model.
 IN_BOTH = [pytest.param("jax", marks=pytest.mark.slow), "torch"]

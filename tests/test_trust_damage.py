@@ -22,13 +22,13 @@ from jax_impl.models import flatten
 from jax_impl.models import make_model as make_jax_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state
-from recipe.cli import read_run_config
-from recipe.errors import UserError
-from recipe.init import initial_weights
-from recipe.run_dir import CHECKPOINTS
-from tests.trust import CHECKPOINT, FRAMEWORKS, arguments, train
+from tests.helpers.trust import CHECKPOINT, FRAMEWORKS, arguments, train
 from torch_ref.models import make_model as make_torch_model
 from torch_ref.optimizer import setup_optimizers
+from twinstep.cli import read_run_config
+from twinstep.errors import UserError
+from twinstep.init import initial_weights
+from twinstep.run_dir import CHECKPOINTS
 
 STEP = 2
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import RunError
-from recipe.run_dir import append_metrics, checkpoint_steps
-from tests.trust import CHECKPOINT, FRAMEWORKS, arguments, assert_same_run, train, write_corpus
+from tests.helpers.trust import CHECKPOINT, FRAMEWORKS, arguments, assert_same_run, train, write_corpus
+from twinstep.errors import RunError
+from twinstep.run_dir import append_metrics, checkpoint_steps
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.run_dir import CHECKPOINTS, checkpoint_steps, read_metrics
-from tests.trust import FRAMEWORKS, arguments, assert_same_run, write_corpus
+from tests.helpers.trust import FRAMEWORKS, arguments, assert_same_run, write_corpus
+from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, read_metrics
 
 # A checkpoint at every step, so that most moments fall into a save or the removal of an old checkpoint.
 STEPS = 30

@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from recipe.run_dir import CHECKPOINTS, METRICS, checkpoint_steps
-from tests.trust import (
+from tests.helpers.trust import (
     CHECKPOINT,
     FRAMEWORKS,
     MODELS,
@@ -18,6 +17,7 @@ from tests.trust import (
     train,
     write_corpus,
 )
+from twinstep.run_dir import CHECKPOINTS, METRICS, checkpoint_steps
 
 # Nine steps: an evaluation at each third, a checkpoint at each second, a line for each.
 OFTEN = ("--steps", "9", "--eval-every", "3", "--save-every", "2", "--log-every", "1", "--keep-last", "9")

@@ -1,7 +1,7 @@
 """Checkpoints as safetensors and JSON: atomic, the last K and the best one kept, every file with a SHA-256.
 
 A checkpoint is a folder with `weights.safetensors` (parameters and buffers by name), `training.safetensors`
-(optimizer state and random generators) and `facts.json` (what else the loop must remember, see `recipe.facts`, and
+(optimizer state and random generators) and `facts.json` (what else the loop must remember, see `twinstep.facts`, and
 the checksums).
 """
 
@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recipe import run_dir
-from recipe.cli import read_run_config
-from recipe.config import Config
-from recipe.errors import RunError, UserError
-from recipe.facts import Facts, check_config, seal, unseal
-from recipe.run_dir import CHECKPOINTS, checkpoint_steps, write_atomically
+from twinstep import run_dir
+from twinstep.cli import read_run_config
+from twinstep.config import Config
+from twinstep.errors import RunError, UserError
+from twinstep.facts import Facts, check_config, seal, unseal
+from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, write_atomically
 
 FILES = ("weights.safetensors", "training.safetensors")
 

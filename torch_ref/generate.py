@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from recipe.cli import parse_flags
-from recipe.config import Config
-from recipe.data import Tokenizer
-from recipe.errors import run_command
-from recipe.generation import (
+from torch_ref.checkpoint import load_params
+from torch_ref.models import load_weights, make_model
+from torch_ref.models.gpt import GPT, make_cache
+from twinstep.cli import parse_flags
+from twinstep.config import Config
+from twinstep.data import Tokenizer
+from twinstep.errors import run_command
+from twinstep.generation import (
     NO_TOKEN,
     GenerateOptions,
     TextStream,
@@ -21,9 +24,6 @@ from recipe.generation import (
     uniform_numbers,
     write_text,
 )
-from torch_ref.checkpoint import load_params
-from torch_ref.models import load_weights, make_model
-from torch_ref.models.gpt import GPT, make_cache
 
 PREFILL = 64  # tokens of the prompt read at once
 GREEDY_BELOW = 1e-6  # a smaller temperature is taken as 0: dividing by it may overflow

@@ -1,4 +1,4 @@
-"""torch's DataLoader over the recipe's batches: deterministic, prefetched, resumed by number, sharded by process."""
+"""torch's DataLoader over twinstep's batches: deterministic, prefetched, resumed by number, sharded by process."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from recipe.data import BatchSource
+from twinstep.data import BatchSource
 
 
 class NumberedBatches(Dataset):

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from recipe.config import Config, GPTConfig
-from recipe.errors import UserError
 from torch_ref.muon import Muon
 from torch_ref.schedule import decay_multiplier, lr_multiplier, muon_momentum
+from twinstep.config import Config, GPTConfig
+from twinstep.errors import UserError
 
 # Every parameter's whole name matches one pattern, and every pattern at least one parameter.
 LABELS: dict[str, dict[str, str]] = {

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recipe.config import Config
-from recipe.errors import UserError
+from twinstep.config import Config
+from twinstep.errors import UserError
 
 
 def set_precision(config: Config) -> None:

@@ -3,7 +3,7 @@
 Source: karpathy/nanochat, scripts/base_train.py, `get_lr_multiplier` and `get_muon_momentum`. The first step is 0.
 """
 
-from recipe.config import OptimizerConfig
+from twinstep.config import OptimizerConfig
 
 
 def lr_multiplier(config: OptimizerConfig, steps: int, step: int) -> float:

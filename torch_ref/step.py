@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recipe.config import Config
 from torch_ref.losses import IGNORE, Sums, loss_sums
 from torch_ref.optimizer import clip_by_global_norm, set_schedule
+from twinstep.config import Config
 
 Batch = dict[str, torch.Tensor]
 

@@ -11,17 +11,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe.cli import parse_train_config
-from recipe.config import Config
-from recipe.data import load_data
-from recipe.errors import not_finite, run_command
-from recipe.events import due, evaluation_due
-from recipe.facts import finished, first_facts, note_evaluation
-from recipe.flops import flops_per_token, parameter_count
-from recipe.init import initial_weights
-from recipe.plot import plot_loss
-from recipe.resolve import fill_in, sequence_len, units_per_step
-from recipe.run_dir import (
+from torch_ref import checkpoint, parallel
+from torch_ref.evaluate import evaluate, metrics
+from torch_ref.generate import sample_text
+from torch_ref.input import eval_batches, train_batches
+from torch_ref.models import load_weights, make_model, weight_shapes
+from torch_ref.models.gpt import GPT
+from torch_ref.optimizer import newton_schulz_dtype, setup_optimizers
+from torch_ref.step import eval_step, train_step
+from twinstep.cli import parse_train_config
+from twinstep.config import Config
+from twinstep.data import load_data
+from twinstep.errors import not_finite, run_command
+from twinstep.events import due, evaluation_due
+from twinstep.facts import finished, first_facts, note_evaluation
+from twinstep.flops import flops_per_token, parameter_count
+from twinstep.init import initial_weights
+from twinstep.plot import plot_loss
+from twinstep.resolve import fill_in, sequence_len, units_per_step
+from twinstep.run_dir import (
     TOKENIZER,
     check_data,
     checkpoint_steps,
@@ -31,16 +39,8 @@ from recipe.run_dir import (
     trim_metrics,
     write_run,
 )
-from recipe.run_log import RunLog, check_trackers
-from recipe.signals import StopRequest
-from torch_ref import checkpoint, parallel
-from torch_ref.evaluate import evaluate, metrics
-from torch_ref.generate import sample_text
-from torch_ref.input import eval_batches, train_batches
-from torch_ref.models import load_weights, make_model, weight_shapes
-from torch_ref.models.gpt import GPT
-from torch_ref.optimizer import newton_schulz_dtype, setup_optimizers
-from torch_ref.step import eval_step, train_step
+from twinstep.run_log import RunLog, check_trackers
+from twinstep.signals import StopRequest
 
 
 def main(argv: list[str]) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from examples import check_your_port
 from parity.weights import Rule, carry_to_jax, map_names
-from recipe.errors import UserError
+from twinstep.errors import UserError
 
 ARRAYS = {"fc1.weight": np.zeros((32, 64)), "fc1.bias": np.zeros(32)}
 LIKE = {

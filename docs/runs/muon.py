@@ -12,9 +12,9 @@ import optax
 import torch
 
 from jax_impl.muon import COEFFICIENTS, EPS, muon, orthogonalize
-from recipe.config import OptimizerConfig
 from torch_ref.muon import Muon
 from torch_ref.muon import orthogonalize as torch_orthogonalize
+from twinstep.config import OptimizerConfig
 
 IMAGES = Path(os.environ.get("TWINSTEP_IMAGES", "docs/images"))
 RATE, MOMENTUM, STEPS = 0.02, 0.95, 3

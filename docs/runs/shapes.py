@@ -12,9 +12,9 @@ import jax_impl.models as jax_models
 import torch_ref.models as torch_models
 from jax_impl.losses import softmax_cross_entropy
 from parity.capture import capture_torch, tagged_shapes
-from recipe.config import Config, CorpusConfig, GPTConfig
-from recipe.presets import DEFAULTS
 from torch_ref.losses import softmax_cross_entropy as torch_softmax_cross_entropy
+from twinstep.config import Config, CorpusConfig, GPTConfig
+from twinstep.presets import DEFAULTS
 
 B, T = 2, 8
 SMALL = Config(

@@ -15,16 +15,16 @@ import jax_impl.models as jax_models
 from jax_impl.models.mlp import BatchNorm
 from jax_impl.step import eval_step as jax_eval_step
 from jax_impl.step import forward as jax_forward
-from recipe.config import Config, MLPConfig
-from recipe.data import Data, load_data
-from recipe.init import initial_weights
-from recipe.presets import DEFAULTS
-from recipe.resolve import fill_in
 from torch_ref.evaluate import evaluate, metrics
 from torch_ref.input import eval_batches, to_tensors
 from torch_ref.models import TORCH_ONLY, load_weights, make_model, weight_shapes
 from torch_ref.optimizer import setup_optimizers
 from torch_ref.step import eval_step, train_step
+from twinstep.config import Config, MLPConfig
+from twinstep.data import Data, load_data
+from twinstep.init import initial_weights
+from twinstep.presets import DEFAULTS
+from twinstep.resolve import fill_in
 
 STEPS = 100
 

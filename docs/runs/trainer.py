@@ -15,13 +15,13 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import logging as hf_logging
 
 from docs.hooks import select_code
-from recipe.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, TrainConfig
-from recipe.init import initial_weights
 from torch_ref.losses import softmax_cross_entropy
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.optimizer import setup_optimizers
 from torch_ref.schedule import lr_multiplier
 from torch_ref.step import train_step
+from twinstep.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, TrainConfig
+from twinstep.init import initial_weights
 
 HF_IGNORE = -100  # transformers counts labels by it; the house's is -1
 STEPS, MICRO, ACCUMULATION, LENGTH, VOCABULARY = 8, 2, 2, 12, 61

@@ -17,7 +17,7 @@ from jax_impl.models.embedding import EmbeddingModel
 from jax_impl.models.gpt import GPT
 from jax_impl.models.linear import LinearClassifier
 from jax_impl.models.mlp import MLP
-from recipe.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig
+from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig
 
 # Flax's names for BatchNorm's arrays, and torch's.
 TORCH_NAMES = {"scale": "weight", "mean": "running_mean", "var": "running_var"}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_impl.models.layers import Embedding, Linear
-from recipe.config import EmbeddingConfig
+from twinstep.config import EmbeddingConfig
 
 
 class EmbeddingModel(nnx.Module):

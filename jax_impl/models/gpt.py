@@ -25,7 +25,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl.models.attention import cached_attention, causal_attention
 from jax_impl.models.layers import Embedding, Linear
-from recipe.config import GPTConfig
+from twinstep.config import GPTConfig
 
 # float32's machine epsilon, in every dtype: what torch's F.rms_norm takes for eps=None in float32.
 RMS_NORM_EPS = 1.1920929e-07

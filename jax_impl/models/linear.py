@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_impl.models.layers import Linear
-from recipe.config import LinearConfig
+from twinstep.config import LinearConfig
 
 
 class LinearClassifier(nnx.Module):

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl.models.layers import Linear
-from recipe.config import MLPConfig
+from twinstep.config import MLPConfig
 
 
 class BatchNorm(nnx.BatchNorm):

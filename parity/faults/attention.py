@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jax_impl.models import attention, gpt
 from parity.faults.fault import Fault, swap
-from recipe.config import Config, GPTConfig
+from twinstep.config import Config, GPTConfig
 
 rms_norm, apply_rotary, rotary_table = gpt.rms_norm, gpt.apply_rotary, gpt.rotary_table
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_impl import input
 from parity.faults.fault import Fault, swap
-from recipe.config import Config
+from twinstep.config import Config
 
 Batch = dict[str, np.ndarray]
 

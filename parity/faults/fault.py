@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from recipe.config import Config
+from twinstep.config import Config
 
 
 @dataclass(frozen=True)

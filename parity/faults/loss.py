@@ -13,7 +13,7 @@ from jax_impl import losses, step
 from jax_impl.losses import IGNORE, Sums
 from jax_impl.models.layers import Embedding, Linear
 from parity.faults.fault import Fault, method, swap
-from recipe.config import Config, LinearConfig, TabularConfig
+from twinstep.config import Config, LinearConfig, TabularConfig
 
 loss_sums, summed_loss, micro_step = losses.loss_sums, step.summed_loss, step.micro_step
 

@@ -14,7 +14,7 @@ from jax_impl.models import Model
 from jax_impl.models.mlp import BatchNorm
 from parity.faults.data import evaluating_all
 from parity.faults.fault import Fault, method, swap
-from recipe.config import Config, CorpusConfig
+from twinstep.config import Config, CorpusConfig
 
 bind, norm_call, loss_sums = Model.bind, BatchNorm.__call__, losses.loss_sums
 

@@ -15,7 +15,7 @@ from jax_impl import optimizer
 from jax_impl.muon import MuonState, on_every_device, orthogonalize_tree, shape_scale
 from jax_impl.schedule import decay_multiplier, lr_multiplier
 from parity.faults.fault import Fault, swap
-from recipe.config import Config
+from twinstep.config import Config
 
 make_transform = optimizer.make_transform
 

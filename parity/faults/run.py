@@ -13,15 +13,15 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from parity.check import Request, check_here
+from parity.check_configs import subject
 from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
 from parity.reference import Reference, make_reference
 from parity.report.faults import is_right, print_fault_matrix, write_fault_report
 from parity.result import Result, ratio_to_budget
-from parity.subjects import subject
-from recipe.config import Config
-from recipe.data import Data
-from recipe.errors import UserError
+from twinstep.config import Config
+from twinstep.data import Data
+from twinstep.errors import UserError
 
 STEPS = 5  # the least that shows warm-up, warm-down, a resume and the native start's third step
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax_impl import optimizer, schedule
 from jax_impl.optimizer import Group
 from parity.faults.fault import Fault, swap
-from recipe.config import Config, OptimizerConfig
+from twinstep.config import Config, OptimizerConfig
 
 lr_multiplier = schedule.lr_multiplier
 

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from recipe.data import load_tokenizer
-from recipe.errors import UserError
-from recipe.run_dir import TOKENIZER
+from twinstep.data import load_tokenizer
+from twinstep.errors import UserError
+from twinstep.run_dir import TOKENIZER
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # names the file of each tensor, where Hugging Face splits a large model

@@ -21,11 +21,11 @@ from safetensors.numpy import save_file
 from parity.formats.files import WEIGHTS, read_json, read_safetensors, write_json
 from parity.formats.huggingface_tokenizer import read_tokenizer, write_tokenizer
 from parity.formats.snapshot import Snapshot, as_numpy, check_names, weight_shapes_of
-from recipe.config import Config, CorpusConfig, GPTConfig, from_dict, to_dict
-from recipe.data import BPETokenizer
-from recipe.errors import UserError
-from recipe.presets import DEFAULTS
 from torch_ref.models.gpt import RMS_NORM_EPS
+from twinstep.config import Config, CorpusConfig, GPTConfig, from_dict, to_dict
+from twinstep.data import BPETokenizer
+from twinstep.errors import UserError
+from twinstep.presets import DEFAULTS
 
 NAMES = (
     (r"wte\.weight", r"model.embed_tokens.weight"),

@@ -11,9 +11,9 @@ from typing import Literal
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from parity.formats import files
-from recipe.config import Config, CorpusConfig
-from recipe.data import BPETokenizer, ByteTokenizer
-from recipe.data.tokenizer import BOS, BYTE_OF
+from twinstep.config import Config, CorpusConfig
+from twinstep.data import BPETokenizer, ByteTokenizer
+from twinstep.data.tokenizer import BOS, BYTE_OF
 
 
 def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | None:

@@ -20,12 +20,12 @@ import torch
 from parity.formats import nanochat_optimizer
 from parity.formats.files import read_json, read_tokenizer, read_torch, write_json, write_tokenizer
 from parity.formats.snapshot import Snapshot, as_numpy, check_names, weight_shapes_of
-from recipe.config import Config, CorpusConfig, GPTConfig, from_dict, to_dict
-from recipe.errors import UserError
-from recipe.facts import numbers
-from recipe.presets import PRESETS
-from recipe.resolve import horizon
-from recipe.run_dir import METRICS
+from twinstep.config import Config, CorpusConfig, GPTConfig, from_dict, to_dict
+from twinstep.errors import UserError
+from twinstep.facts import numbers
+from twinstep.presets import PRESETS
+from twinstep.resolve import horizon
+from twinstep.run_dir import METRICS
 
 # What came after November 2025, by the names of its parameters.
 NEWER = {

@@ -15,9 +15,9 @@ import torch
 
 from parity.formats.files import read_torch
 from parity.formats.snapshot import STATE, Shape, Snapshot, as_numpy, weight_shapes_of
-from recipe.config import Config, OptimizerConfig
-from recipe.errors import UserError
 from torch_ref.optimizer import optimizer_groups
+from twinstep.config import Config, OptimizerConfig
+from twinstep.errors import UserError
 
 ADAMW = ("lm_head.weight", "wte.weight")
 BLOCK = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # as upstream declares them

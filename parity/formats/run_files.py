@@ -6,10 +6,10 @@ from pathlib import Path
 
 from parity.formats.files import read_tokenizer, write_json, write_tokenizer
 from parity.formats.snapshot import Snapshot
-from recipe.cli import read_run_config
-from recipe.config import Config, to_dict
-from recipe.errors import UserError
-from recipe.run_dir import CHECKPOINTS, METRICS, checkpoint_steps, read_metrics
+from twinstep.cli import read_run_config
+from twinstep.config import Config, to_dict
+from twinstep.errors import UserError
+from twinstep.run_dir import CHECKPOINTS, METRICS, checkpoint_steps, read_metrics
 
 DATA = "data.json"
 

@@ -18,8 +18,8 @@ from parity.report.heat import LEVELS, by_layer
 from parity.report.page import report_page
 from parity.report.terminal import print_report
 from parity.result import Result
-from recipe.errors import UserError
-from recipe.run_dir import write_atomically
+from twinstep.errors import UserError
+from twinstep.run_dir import write_atomically
 
 __all__ = ["print_fault_matrix", "print_report", "write_fault_report", "write_report"]
 

@@ -23,8 +23,8 @@ from parity.report.markup import element
 from parity.report.tables import heat_legend, heat_table, page, section, table
 from parity.report.text import NONE, count, printable, share
 from parity.result import STAGES
-from recipe.errors import UserError
-from recipe.run_dir import write_atomically
+from twinstep.errors import UserError
+from twinstep.run_dir import write_atomically
 
 Row = Mapping[str, Any]
 

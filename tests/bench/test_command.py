@@ -9,7 +9,7 @@ import pytest
 
 from bench.__main__ import main
 from bench.options import BenchOptions
-from recipe.errors import run_command
+from twinstep.errors import run_command
 
 
 @pytest.mark.parametrize(

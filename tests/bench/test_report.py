@@ -6,7 +6,7 @@ import pytest
 
 from bench.options import Row
 from bench.report import draw, number, print_table, write_json
-from recipe.errors import UserError
+from twinstep.errors import UserError
 
 PEAK = {"jax": 2e11, "torch": 3e11}
 SLOPE = {"flops_slope": 1.0, "sizes": [2, 4], "seconds": [0.1, 0.2], "flops": [1e9, 2e9]}

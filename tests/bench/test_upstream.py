@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import gpt
+from bench import gpt_sides
 from bench.upstream import check_checkout, prepare_upstream
-from recipe.errors import UserError
+from twinstep.errors import UserError
 
 SPEC = {"depth": 2, "d_model": 8, "head_dim": 4, "vocab_size": 11, "sequence_len": 6, "batch_size": 3}
 
@@ -81,8 +81,8 @@ def test_a_step_trains_upstreams_own_model_with_its_own_optimizers(checkout, mon
 
     monkeypatch.setattr(torch, "compile", keep)
     check_checkout(checkout)
-    config = gpt.config_of(SPEC)
-    step = prepare_upstream(config, gpt.batch_of(config), checkout)
+    config = gpt_sides.config_of(SPEC)
+    step = prepare_upstream(config, gpt_sides.batch_of(config), checkout)
     losses = [step() for _ in range(30)]
     model = compiled[0]
     assert [type(module).__module__ for module in compiled] == ["nanochat.gpt"]

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from jax_impl import hlo, parallel
-from jax_impl.aot import export_for_cuda
-from jax_impl.chips import chip_of
-from jax_impl.hlo import Collective
+from jax_impl import parallel
+from jax_impl.aot import hlo
+from jax_impl.aot.__main__ import export_for_cuda
+from jax_impl.aot.chips import chip_of
+from jax_impl.aot.hlo import Collective
+from jax_impl.aot.roofline import exchange_seconds, roofline
 from jax_impl.models.attention import causal_attention
 from jax_impl.models.splash import splash_attention
-from jax_impl.roofline import exchange_seconds, roofline
-from recipe.errors import RunError
-from tests.trajectories import environment, make_config
+from tests.helpers.trajectories import environment, make_config
+from twinstep.errors import RunError
 
 # A program with each case that is counted in a way of its own: a loop of five trips, one that counts from 1 to 4 and
 # reads and writes one matrix of a stack, an asynchronous gather that is spread over three fusions, a reduce-scatter

@@ -9,7 +9,7 @@ import pytest
 from jax_impl.models import attention
 from jax_impl.models.attention import cached_attention, causal_attention
 from jax_impl.models.gpt import apply_rotary, rotary_table
-from recipe.config import GPTConfig
+from twinstep.config import GPTConfig
 
 RANDOM = np.random.default_rng(0)
 

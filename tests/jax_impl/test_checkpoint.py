@@ -19,11 +19,11 @@ from jax_impl.checkpoint import (
 from jax_impl.models import flatten, make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import State, init_state
-from recipe.config import Config, MLPConfig, TabularConfig
-from recipe.errors import RunError, UserError
-from recipe.facts import first_facts
-from recipe.init import initial_weights
-from recipe.run_dir import CHECKPOINTS, checkpoint_steps, write_run
+from twinstep.config import Config, MLPConfig, TabularConfig
+from twinstep.errors import RunError, UserError
+from twinstep.facts import first_facts
+from twinstep.init import initial_weights
+from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, write_run
 
 CONFIG = Config(model=MLPConfig(features=6, classes=3, hidden=5), data=TabularConfig())
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 from jax_impl import cpu
-from recipe.config import Config, GPTConfig
+from twinstep.config import Config, GPTConfig
 
 FAULTS = """
 import resource, sys
 import jax, jax.numpy as jnp
 from jax_impl import cpu
-from recipe.config import Config, LinearConfig, TabularConfig
+from twinstep.config import Config, LinearConfig, TabularConfig
 if sys.argv[1] == "keep":
     assert cpu.keep_freed_memory(Config(model=LinearConfig(), data=TabularConfig()))
 step = jax.jit(lambda x: (jnp.stack([x * n for n in range(8)]) @ x[:, :1]).sum())  # the stack is 67 MB

@@ -16,15 +16,15 @@ from jax_impl.models import flatten, load_tree, make_model
 from jax_impl.models.gpt import make_cache
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state
-from recipe.config import Config
-from recipe.data import ByteTokenizer
-from recipe.errors import run_command
-from recipe.facts import first_facts
-from recipe.generation import NO_TOKEN
-from recipe.init import initial_weights
-from recipe.presets import DEFAULTS
-from recipe.run_dir import create_run, write_run
-from tests.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
+from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
+from twinstep.config import Config
+from twinstep.data import ByteTokenizer
+from twinstep.errors import run_command
+from twinstep.facts import first_facts
+from twinstep.generation import NO_TOKEN
+from twinstep.init import initial_weights
+from twinstep.presets import DEFAULTS
+from twinstep.run_dir import create_run, write_run
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def write_in_float64(run: Path) -> Path:
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace; import jax\n"
         "jax.config.update('jax_enable_x64', True)\n"
-        "from tests.generate_cases import CONFIG; from tests.jax_impl.test_generate import write_trained\n"
+        "from tests.helpers.generate_cases import CONFIG; from tests.jax_impl.test_generate import write_trained\n"
         "write_trained(Path(sys.argv[1]), replace(CONFIG, train=replace(CONFIG.train, dtype='float64')))\n"
     )
     subprocess.run([sys.executable, "-c", code, str(run)], check=True, env=cpu_env(), timeout=300)

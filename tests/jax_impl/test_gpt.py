@@ -9,8 +9,8 @@ import pytest
 
 from jax_impl.models import flatten, load_tree, make_model
 from jax_impl.models.gpt import apply_rotary, rms_norm, rotary_table
-from recipe.config import Config, GPTConfig, TrainConfig
-from recipe.init import initial_weights
+from twinstep.config import Config, GPTConfig, TrainConfig
+from twinstep.init import initial_weights
 
 CONFIG = Config(
     model=GPTConfig(depth=2, d_model=32, head_dim=8, kv_heads=2, vocab_size=40), train=TrainConfig(dtype="float64")

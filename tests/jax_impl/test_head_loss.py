@@ -11,8 +11,8 @@ import pytest
 from jax_impl import head_loss
 from jax_impl.models import flatten, load_tree, make_model
 from jax_impl.step import micro_step
-from recipe.config import Config, CorpusConfig, GPTConfig, LinearConfig, TabularConfig, TrainConfig
-from recipe.init import initial_weights
+from twinstep.config import Config, CorpusConfig, GPTConfig, LinearConfig, TabularConfig, TrainConfig
+from twinstep.init import initial_weights
 
 B, T, V = 3, 13, 40
 CONFIG = Config(

@@ -3,8 +3,8 @@
 import numpy as np
 
 from jax_impl.input import eval_batches, train_batches
-from recipe.data import load_data
-from recipe.presets import DEFAULTS
+from twinstep.data import load_data
+from twinstep.presets import DEFAULTS
 
 
 def test_a_stream_begun_in_the_middle_goes_on_as_the_whole_one():

@@ -9,10 +9,10 @@ import pytest
 
 from jax_impl import processes
 from jax_impl.checkpoint import load_params
-from recipe.config import Config, DeviceConfig
-from recipe.errors import RunError, UserError
-from recipe.run_dir import checkpoint_steps, read_metrics
-from tests.multihost import Processes
+from tests.helpers.multihost import Processes
+from twinstep.config import Config, DeviceConfig
+from twinstep.errors import RunError, UserError
+from twinstep.run_dir import checkpoint_steps, read_metrics
 
 TOLERANCE = 1e-12  # relative, in float64
 

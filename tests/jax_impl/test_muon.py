@@ -9,7 +9,7 @@ import scipy.linalg
 from optax.contrib import MuonDimensionNumbers
 
 from jax_impl.muon import COEFFICIENTS, EPS, muon, orthogonalize, orthogonalize_tree, shape_scale
-from recipe.config import Config
+from twinstep.config import Config
 
 SHAPES = [(24, 24), (16, 40), (40, 16), (1, 8), (8, 1)]  # square, wide, tall, single rows and columns
 MU, LR, DECAY = 0.9, 0.05, 0.3

@@ -17,9 +17,9 @@ from jax_impl.optimizer import (
     newton_schulz_dtype,
     optimizer_groups,
 )
-from recipe.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
-from recipe.config import TrainConfig as Train
-from recipe.errors import UserError
+from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
+from twinstep.config import TrainConfig as Train
+from twinstep.errors import UserError
 
 GPT = Config(model=GPTConfig(depth=2, d_model=192, head_dim=32, kv_heads=2, vocab_size=50))
 CONFIGS = [

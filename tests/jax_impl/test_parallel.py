@@ -16,11 +16,19 @@ from jax_impl import fsdp, parallel
 from jax_impl.checkpoint import inspect_arrays
 from jax_impl.models import flatten, make_model
 from jax_impl.optimizer import make_optimizer
-from recipe.config import Config, DeviceConfig
-from recipe.errors import UserError
-from recipe.flops import newton_schulz_flops
-from recipe.init import initial_weights
-from tests.trajectories import CASES, environment, largest_difference, make_batches, make_config, run, trajectories
+from tests.helpers.trajectories import (
+    CASES,
+    environment,
+    largest_difference,
+    make_batches,
+    make_config,
+    run,
+    trajectories,
+)
+from twinstep.config import Config, DeviceConfig
+from twinstep.errors import UserError
+from twinstep.flops import newton_schulz_flops
+from twinstep.init import initial_weights
 
 MODES = ("pmap", "fsdp")
 TOLERANCE = 1e-12  # relative L2 in float64 after ten steps; 6e-15 was the largest seen

@@ -1,8 +1,8 @@
 import pytest
 
 from jax_impl.plot import main
-from recipe.errors import run_command
-from recipe.run_dir import append_metrics
+from twinstep.errors import run_command
+from twinstep.run_dir import append_metrics
 
 
 @pytest.fixture

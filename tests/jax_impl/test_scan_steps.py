@@ -10,8 +10,8 @@ import pytest
 from jax_impl.models import flatten, make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state, scan_train_steps, train_step
-from recipe.config import Config, LinearConfig, MLPConfig, TrainConfig
-from recipe.init import initial_weights
+from twinstep.config import Config, LinearConfig, MLPConfig, TrainConfig
+from twinstep.init import initial_weights
 
 MODELS = {"linear": LinearConfig(features=7, classes=3), "mlp": MLPConfig(hidden=6, features=7, classes=3)}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jax_impl import schedule as jax_schedule
-from recipe.config import OptimizerConfig
 from torch_ref import schedule as torch_schedule
+from twinstep.config import OptimizerConfig
 
 STEPS = 10
 CONFIG = OptimizerConfig(

@@ -10,8 +10,8 @@ import pytest
 from jax_impl.models import flatten, make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import eval_step, init_state, train_step
-from recipe.config import Config, GPTConfig, MLPConfig, OptimizerConfig, TabularConfig, TrainConfig
-from recipe.init import initial_weights
+from twinstep.config import Config, GPTConfig, MLPConfig, OptimizerConfig, TabularConfig, TrainConfig
+from twinstep.init import initial_weights
 
 GPT = Config(
     model=GPTConfig(depth=1, d_model=16, head_dim=8, vocab_size=20),

@@ -9,12 +9,12 @@ import pytest
 
 from jax_impl import step
 from parity.check import Request, check, check_here
+from parity.check_configs import subject
 from parity.faults.fault import swapped
 from parity.reference import make_reference, watched_steps
 from parity.result import STAGES
-from parity.subjects import subject
-from recipe.config import Config, CorpusConfig, GPTConfig
-from recipe.errors import UserError
+from twinstep.config import Config, CorpusConfig, GPTConfig
+from twinstep.errors import UserError
 
 
 def tiny_gpt(steps: int = 3, **model) -> Config:

@@ -10,8 +10,8 @@ import parity.check
 from jax_impl import step
 from parity.cli import main
 from parity.faults.fault import swapped
-from recipe.errors import run_command
 from tests.parity.test_result import a_result
+from twinstep.errors import run_command
 
 CHECK = ["check", "linear", "--steps", "3"]
 REPORT = {"parity.json", "report.html", "errors.png", "losses.png"}

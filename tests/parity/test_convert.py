@@ -22,10 +22,10 @@ from jax_impl.muon import MuonState
 from parity.convert import convert, detect
 from parity.formats import jax_run, torch_run
 from parity.formats.snapshot import check_arrays
-from recipe.cli import read_run_config
-from recipe.errors import RunError, UserError
-from recipe.run_dir import checkpoint_steps
-from tests.parity.snapshots import CONFIGS, GPT, assert_same, make_snapshot, read, written
+from tests.helpers.snapshots import CONFIGS, GPT, assert_same, make_snapshot, read, written
+from twinstep.cli import read_run_config
+from twinstep.errors import RunError, UserError
+from twinstep.run_dir import checkpoint_steps
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch, format):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for target in ("parity.formats.plain.save_file", "parity.formats.huggingface.save_file", "torch.save"):
+    for target in ("parity.formats.safetensors_folder.save_file", "parity.formats.huggingface.save_file", "torch.save"):
         monkeypatch.setattr(target, full)
     monkeypatch.setattr("parity.formats.jax_run.save", full)
     monkeypatch.setattr(torch_run, "save", full)

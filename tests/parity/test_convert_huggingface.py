@@ -7,8 +7,8 @@ import torch
 
 from parity.convert import convert
 from parity.formats.files import WEIGHTS
-from recipe.errors import UserError
-from tests.parity.snapshots import GPT, assert_same, make_snapshot, read, written
+from tests.helpers.snapshots import GPT, assert_same, make_snapshot, read, written
+from twinstep.errors import UserError
 
 
 def test_weights_go_to_hugging_face_and_back_bit_for_bit(tmp_path):

@@ -11,11 +11,11 @@ from torch import nn
 
 from parity.convert import convert
 from parity.formats.snapshot import optimizer_shapes_of
-from recipe.config import OptimizerConfig
-from recipe.data.tokenizer import train_bpe
-from recipe.errors import UserError
-from recipe.run_dir import checkpoint_steps
-from tests.parity.snapshots import GPT, assert_same, make_snapshot, read, written
+from tests.helpers.snapshots import GPT, assert_same, make_snapshot, read, written
+from twinstep.config import OptimizerConfig
+from twinstep.data.tokenizer import train_bpe
+from twinstep.errors import UserError
+from twinstep.run_dir import checkpoint_steps
 
 # More layers than nine, so that h.10 must not come before h.2.
 DEEP = replace(GPT, model=replace(GPT.model, depth=11))

@@ -9,13 +9,13 @@ from safetensors.numpy import load_file
 
 from parity.formats.files import INDEX, WEIGHTS
 from parity.formats.snapshot import Snapshot, weight_shapes_of
-from recipe.config import Config, CorpusConfig, GPTConfig
-from recipe.data import ByteTokenizer
-from recipe.data.tokenizer import BPETokenizer, train_bpe
-from recipe.init import initial_weights
-from tests.parity.snapshots import assert_same, read, written
+from tests.helpers.snapshots import assert_same, read, written
 from torch_ref.generate import generate
 from torch_ref.models import load_weights, make_model
+from twinstep.config import Config, CorpusConfig, GPTConfig
+from twinstep.data import ByteTokenizer
+from twinstep.data.tokenizer import BPETokenizer, train_bpe
+from twinstep.init import initial_weights
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 

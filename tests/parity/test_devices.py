@@ -6,8 +6,8 @@ That two torch processes are as one is `tests/torch_ref/test_parallel.py`'s, tha
 
 import pytest
 
-from tests import torch_trajectories
-from tests.trajectories import CASES, largest_difference, make_config, run, trajectories
+from tests.helpers import torch_trajectories
+from tests.helpers.trajectories import CASES, largest_difference, make_config, run, trajectories
 
 TOLERANCE = 1e-12  # relative L2 in float64 after ten steps; 6e-15 was the largest seen
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from parity.leg import child_environment
-from tests.parity.random_configs import DEVICES, devices_of, draw
+from parity.child import child_environment
+from tests.helpers.random_configs import DEVICES, devices_of, draw
 
 TRIALS, BLOCK = 200, 20
 
@@ -27,7 +27,7 @@ def alarms(numbers: Iterable[int]) -> list[str]:
             continue
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run(
-                [sys.executable, "-m", "tests.parity.random_configs", *map(str, chosen)],
+                [sys.executable, "-m", "tests.helpers.random_configs", *map(str, chosen)],
                 env={**child_environment(True, devices), "JAX_COMPILATION_CACHE_DIR": folder},
                 stdout=subprocess.PIPE,
                 text=True,

@@ -13,7 +13,7 @@ from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
 from parity.faults.run import choose, config_of, inject, run_catalogue
 from parity.result import STAGES
-from recipe.config import MODELS
+from twinstep.config import MODELS
 
 CHANGING = [fault for fault in CATALOGUE if fault.stage is not None]
 EQUIVALENT = [fault for fault in CATALOGUE if fault.stage is None]

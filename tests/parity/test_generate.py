@@ -7,10 +7,10 @@ import jax_impl.generate as jax_generate
 import torch_ref.generate as torch_generate
 from jax_impl.models import load_tree
 from jax_impl.models import make_model as make_jax_model
-from recipe.init import initial_weights
-from tests.generate_cases import CONFIG
+from tests.helpers.generate_cases import CONFIG
 from torch_ref.models import load_weights, weight_shapes
 from torch_ref.models import make_model as make_torch_model
+from twinstep.init import initial_weights
 
 PROMPTS = [np.random.default_rng(n).integers(0, 256, length) for n, length in enumerate((70, 65, 90))]
 

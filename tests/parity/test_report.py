@@ -14,8 +14,8 @@ from parity.report.page import report_page
 from parity.report.svg import linear_axis, log_axis
 from parity.report.text import elide, number, printable, ratio, share
 from parity.result import Result
-from recipe.errors import UserError
-from tests.parity.report_cases import EVIL, agreeing, curve, diverging, empty, in_float32, result, tensor
+from tests.helpers.report_cases import EVIL, agreeing, curve, diverging, empty, in_float32, result, tensor
+from twinstep.errors import UserError
 
 CASES = {"agreeing": agreeing, "diverging": diverging, "float32": in_float32, "empty": empty}
 VOID = {"meta", "img"}

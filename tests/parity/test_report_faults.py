@@ -7,7 +7,7 @@ from rich.console import Console
 from parity.report import print_fault_matrix, write_fault_report
 from parity.report.faults import is_right, mark, outcome, sentence
 from parity.result import STAGES
-from tests.parity.report_cases import ROWS
+from tests.helpers.report_cases import ROWS
 
 
 def printed(rows, width=80):

@@ -2,7 +2,7 @@ import pytest
 
 from parity.report.heat import MOST_ROWS, OVER, UNCHECKED, WHOLE, by_layer, by_step
 from parity.report.page import report_page
-from tests.parity.report_cases import agreeing, diverging, result, tensor
+from tests.helpers.report_cases import agreeing, diverging, result, tensor
 
 
 def test_parameters_their_gradients_and_states_belong_to_their_layer():

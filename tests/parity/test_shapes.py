@@ -2,11 +2,11 @@
 
 import pytest
 
+from parity.check_configs import subject
 from parity.cli import main
 from parity.shapes import shape_flow
-from parity.subjects import subject
-from recipe.data import load_data
-from recipe.resolve import fill_in
+from twinstep.data import load_data
+from twinstep.resolve import fill_in
 
 
 def flow(model: str):

@@ -13,14 +13,14 @@ import jax_impl.models as jax_models
 import torch_ref.models as torch_models
 from jax_impl import step as jax_step
 from jax_impl.optimizer import make_optimizer
-from recipe.config import Config, LinearConfig, TabularConfig
-from recipe.data import load_data
-from recipe.init import initial_weights
-from recipe.presets import DEFAULTS, PRESETS
-from recipe.resolve import fill_in
 from torch_ref import step as torch_step
 from torch_ref.input import to_tensors
 from torch_ref.optimizer import setup_optimizers
+from twinstep.config import Config, LinearConfig, TabularConfig
+from twinstep.data import load_data
+from twinstep.init import initial_weights
+from twinstep.presets import DEFAULTS, PRESETS
+from twinstep.resolve import fill_in
 
 STEPS = 10
 # Float64 carries 1.1e-16; ten steps of a few thousand sums each stay far below this. A wrong constant does not.

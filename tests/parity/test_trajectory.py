@@ -5,8 +5,8 @@ import pytest
 
 from parity.budget import EPS, TRAJECTORY_LOSS
 from parity.ledger import Key, Ledger
-from parity.record import TrainingState
 from parity.reference import Reference, Run, perturb
+from parity.side import TrainingState
 from parity.trajectory import FLOOR_ULPS, compare_runs, enter_weights, relative, spread, within
 
 WEIGHTS = np.linspace(1.0, 2.0, 2000)  # enough for a verdict of their own

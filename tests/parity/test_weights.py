@@ -6,9 +6,9 @@ import pytest
 import jax_impl.models as jax_models
 import torch_ref.models as torch_models
 from parity.weights import Rule, carry_to_jax, carry_to_torch, jax_to_torch, map_names, torch_to_jax
-from recipe.config import MLPConfig
-from recipe.errors import UserError
-from recipe.presets import DEFAULTS, PRESETS
+from twinstep.config import MLPConfig
+from twinstep.errors import UserError
+from twinstep.presets import DEFAULTS, PRESETS
 
 MLP = replace(DEFAULTS["mlp"], model=MLPConfig(hidden=6, features=4, classes=3))
 

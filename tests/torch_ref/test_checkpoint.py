@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.config import Config, MLPConfig, OptimizerConfig, TabularConfig
-from recipe.errors import RunError, UserError
-from recipe.facts import first_facts
-from recipe.init import initial_weights
-from recipe.run_dir import CHECKPOINTS, checkpoint_steps, write_run
 from torch_ref.checkpoint import load_params, read_facts, remove_old, restore, save, training_tensors
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.optimizer import setup_optimizers
 from torch_ref.step import train_step
+from twinstep.config import Config, MLPConfig, OptimizerConfig, TabularConfig
+from twinstep.errors import RunError, UserError
+from twinstep.facts import first_facts
+from twinstep.init import initial_weights
+from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, write_run
 
 CONFIG = Config(model=MLPConfig(features=6, classes=3, hidden=5), data=TabularConfig())
 

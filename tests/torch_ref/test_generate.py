@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.config import Config
-from recipe.data import ByteTokenizer
-from recipe.errors import run_command
-from recipe.facts import first_facts
-from recipe.generation import NO_TOKEN
-from recipe.init import initial_weights
-from recipe.presets import DEFAULTS
-from recipe.run_dir import create_run, write_run
-from tests.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
+from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
 from torch_ref import generate as module
 from torch_ref.checkpoint import save
 from torch_ref.generate import filter_logits, generate, main, sample, sample_text
 from torch_ref.models import load_weights, make_model, weight_shapes
+from twinstep.config import Config
+from twinstep.data import ByteTokenizer
+from twinstep.errors import run_command
+from twinstep.facts import first_facts
+from twinstep.generation import NO_TOKEN
+from twinstep.init import initial_weights
+from twinstep.presets import DEFAULTS
+from twinstep.run_dir import create_run, write_run
 
 
 def make_weighted(config: Config) -> torch.nn.Module:

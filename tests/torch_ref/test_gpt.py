@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.config import Config, GPTConfig, TrainConfig
-from recipe.init import initial_weights
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.models.gpt import apply_rotary, rms_norm, rotary_table
+from twinstep.config import Config, GPTConfig, TrainConfig
+from twinstep.init import initial_weights
 
 CONFIG = Config(
     model=GPTConfig(depth=2, d_model=32, head_dim=8, kv_heads=2, vocab_size=40), train=TrainConfig(dtype="float64")

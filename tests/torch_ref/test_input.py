@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from recipe.data import load_data
-from recipe.presets import DEFAULTS
 from torch_ref.input import eval_batches, train_batches
+from twinstep.data import load_data
+from twinstep.presets import DEFAULTS
 
 
 def test_a_stream_begun_in_the_middle_goes_on_as_the_whole_one():

@@ -8,11 +8,11 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
-from recipe.config import Config, LinearConfig, OptimizerConfig, TabularConfig, TrainConfig
 from torch_ref.losses import loss_sums
 from torch_ref.models import load_weights, make_model
 from torch_ref.optimizer import setup_optimizers
 from torch_ref.step import eval_step, train_step
+from twinstep.config import Config, LinearConfig, OptimizerConfig, TabularConfig, TrainConfig
 
 C = 0.5  # scikit-learn minimizes |weight|^2 / 2 + C * summed nats
 

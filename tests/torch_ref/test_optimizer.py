@@ -4,9 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
-from recipe.config import TrainConfig as Train
-from recipe.errors import UserError
 from torch_ref.models import make_model
 from torch_ref.muon import Muon
 from torch_ref.optimizer import (
@@ -18,6 +15,9 @@ from torch_ref.optimizer import (
     set_schedule,
     setup_optimizers,
 )
+from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
+from twinstep.config import TrainConfig as Train
+from twinstep.errors import UserError
 
 GPT = Config(model=GPTConfig(depth=2, d_model=192, head_dim=32, kv_heads=2, vocab_size=50))
 LINEAR = Config(model=LinearConfig(features=4, classes=3), data=TabularConfig(), train=Train(steps=8, dtype="float64"))

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from recipe.config import Config, DeviceConfig
-from recipe.errors import UserError
-from tests.torch_trajectories import run, torchrun
-from tests.trajectories import largest_difference, make_config
+from tests.helpers.torch_trajectories import run, torchrun
+from tests.helpers.trajectories import largest_difference, make_config
 from torch_ref import parallel
+from twinstep.config import Config, DeviceConfig
+from twinstep.errors import UserError
 
 TOLERANCE = 1e-12  # relative L2 in float64 after ten steps; 6e-15 was the largest seen
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.config import Config, GPTConfig, OptimizerConfig, TrainConfig
-from recipe.init import initial_weights
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.optimizer import setup_optimizers
 from torch_ref.step import eval_step, train_step
+from twinstep.config import Config, GPTConfig, OptimizerConfig, TrainConfig
+from twinstep.init import initial_weights
 
 GPT = Config(
     model=GPTConfig(depth=1, d_model=16, head_dim=8, vocab_size=20),

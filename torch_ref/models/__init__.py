@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from recipe.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig
 from torch_ref.models.embedding import EmbeddingModel
 from torch_ref.models.gpt import GPT
 from torch_ref.models.linear import LinearClassifier
 from torch_ref.models.mlp import MLP
+from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig
 
 # BatchNorm's count of batches: only torch has it, and it is read only where momentum is None, which ours never is.
 TORCH_ONLY = "num_batches_tracked"

@@ -6,8 +6,8 @@ Shapes: B batch, T time, D channels, V vocabulary.
 import torch
 from torch import nn
 
-from recipe.config import EmbeddingConfig
 from torch_ref.models.layers import Embedding, Linear
+from twinstep.config import EmbeddingConfig
 
 
 class EmbeddingModel(nn.Module):

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from recipe.config import GPTConfig
 from torch_ref.models.attention import causal_attention
 from torch_ref.models.layers import Embedding, Linear
+from twinstep.config import GPTConfig
 
 # float32's machine epsilon, in every dtype: what torch's F.rms_norm takes for eps=None in float32.
 RMS_NORM_EPS = 1.1920929e-07

@@ -6,8 +6,8 @@ Shapes: B batch, F features, K logits (the classes, or 1 with a sigmoid head).
 import torch
 from torch import nn
 
-from recipe.config import LinearConfig
 from torch_ref.models.layers import Linear
+from twinstep.config import LinearConfig
 
 
 class LinearClassifier(nn.Module):

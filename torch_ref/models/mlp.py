@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from recipe.config import MLPConfig
 from torch_ref.models.layers import Linear
+from twinstep.config import MLPConfig
 
 
 class AllSum(torch.autograd.Function):

@@ -1,0 +1,58 @@
+"""How long a step takes at least: by arithmetic, by memory traffic and by the network between the chips.
+
+A bound, not a forecast: every unit at its peak, and the three overlapping perfectly.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jax_impl.aot.chips import Chip
+from jax_impl.aot.hlo import Collective
+
+
+class Roofline(NamedTuple):
+    """Seconds per step, each at its own ceiling. Only the longest counts when all overlap."""
+
+    compute: float
+    memory: float
+    network: float
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step at least: of the unit that takes longest."""
+        return max(self)
+
+    @property
+    def bound_by(self) -> str:
+        """The unit that takes longest."""
+        return max(zip(self, self._fields, strict=True))[1]
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the step in which the matrix units would be busy."""
+        return self.compute / self.step
+
+
+def roofline(
+    chip: Chip, sides: Sequence[int], flops: float, memory_bytes: float, exchanges: Sequence[Collective]
+) -> Roofline:
+    """flops, memory_bytes: of one chip in one step. sides: of the torus of chips."""
+    network = sum(exchange_seconds(chip, sides, exchange) for exchange in exchanges)
+    return Roofline(flops / chip.flops, memory_bytes / chip.bandwidth, network)
+
+
+def exchange_seconds(chip: Chip, sides: Sequence[int], exchange: Collective) -> float:
+    """Seconds of one kind of exchange on rings in both directions along every side of the torus.
+
+    Gathering or scattering V bytes takes V over the rate of all rings, reducing everywhere twice that; in an
+    all-to-all of A bytes per chip each byte travels a quarter of the longest ring
+    ("How to Scale Your Model", jax-ml.github.io/scaling-book, chapter "Sharded Matrices").
+    """
+    both_ways = 2 * chip.link
+    if exchange.kind in ("all-gather", "reduce-scatter"):
+        return exchange.bytes / (both_ways * len(sides))
+    if exchange.kind == "all-reduce":
+        return 2 * exchange.bytes / (both_ways * len(sides))
+    if exchange.kind == "all-to-all":
+        return exchange.bytes * max(sides) / (4 * both_ways)
+    return exchange.bytes / chip.link  # collective-permute: to a neighbour

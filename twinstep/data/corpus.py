@@ -1,0 +1,170 @@
+"""Text, from files to batches of tokens."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from twinstep.config import Config, CorpusConfig
+from twinstep.data.batches import TrainTokens, ValidationTokens
+from twinstep.data.cache import (
+    TokenizedCorpus,
+    TokenStream,
+    cache_folder,
+    entry_key,
+    read_entry,
+    temporary_folder,
+    write_entry,
+)
+from twinstep.data.files import CorpusFiles, find_corpus
+from twinstep.data.interface import Data
+from twinstep.data.split import RULE, SplitPiece, read_split
+from twinstep.data.tokenizer import WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+from twinstep.errors import UserError
+
+# How much training text BPE is trained on: bytes of text, and bytes of distinct words. The library holds some
+# 160 bytes per byte of a distinct word, so that languages written without spaces would take gigabytes.
+BPE_SAMPLE = 64 * 2**20
+BPE_DISTINCT = 2 * 2**20
+WORD = re.compile(r" ?\w+|[^\w\s]+")  # a word, roughly: this only estimates memory
+LONG = re.compile(r"(\S{512}|\s{512})")  # cut out: the library's time grows with the square of a word's length
+
+
+def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | None) -> Data:
+    """The corpus as documents packed one after another, each behind the tokenizer's mark."""
+    files = find_corpus(corpus.data)
+    tokenizer = _tokenizer(corpus, files, tokenizer_path)
+    tokenized = _tokenized(corpus, files, tokenizer)
+    _check_size(config, corpus, files, tokenized)
+    return Data(
+        train=TrainTokens(
+            tokenized.train,
+            corpus.sequence_len,
+            config.batch_size,
+            config.train.accumulation,
+            config.train.seed,
+            corpus.masked_targets,
+        ),
+        validation=ValidationTokens(
+            tokenized.validation,
+            corpus.sequence_len,
+            config.batch_size,
+            config.train.seed,
+            corpus.masked_targets,
+            tokenizer.token_bytes,
+        ),
+        tokenizer=tokenizer,
+        features=None,
+        classes=None,
+        summary={
+            "source": files.source,
+            "files": len(files.paths),
+            "bytes": files.bytes,
+            "sha256": files.sha256,
+            "tokenizer": corpus.tokenizer,
+            "vocab_size": tokenizer.vocab_size,
+            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer == "bpe" else {}),
+            "train": tokenized.meta["train"],
+            "validation": tokenized.meta["validation"],
+        },
+        validation_text=lambda: _text(tokenized.validation, tokenizer),
+    )
+
+
+def _tokenizer(corpus: CorpusConfig, files: CorpusFiles, path: Path | None) -> Tokenizer:
+    if corpus.tokenizer == "bytes":
+        if path is not None:
+            raise UserError(f"--tokenizer is bytes, but there is a BPE tokenizer {path}; pass --tokenizer bpe")
+        return ByteTokenizer()
+    wanted = corpus.bpe_vocab_size
+    if path is not None:
+        given = load_tokenizer(path)
+        # A small corpus may have too few pairs to join for the vocabulary that was asked for.
+        smaller = given.vocab_size < wanted and given.exhausts(_bpe_sample(files))
+        if given.vocab_size != wanted and not smaller:
+            raise UserError(
+                f"the tokenizer {path} has {given.vocab_size} tokens, --bpe-vocab-size is {wanted}; "
+                f"pass --bpe-vocab-size {given.vocab_size} or the run that the tokenizer belongs to"
+            )
+        return given
+    key = entry_key(corpus=_identity(files), bpe=[wanted, BPE_SAMPLE, BPE_DISTINCT, LONG.pattern, WORDS])
+    cached = cache_folder(corpus.cache_dir) / f"{key}.json"
+    try:
+        return load_tokenizer(cached)
+    except UserError:  # missing or damaged
+        trained = train_bpe(_bpe_sample(files), wanted)
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            trained.save(cached)
+        except OSError:
+            pass  # it is kept in the run; training it again costs seconds
+        return trained
+
+
+def _tokenized(corpus: CorpusConfig, files: CorpusFiles, tokenizer: Tokenizer) -> TokenizedCorpus:
+    name = entry_key(corpus=_identity(files), tokenizer=tokenizer.identity)
+    folder = cache_folder(corpus.cache_dir) / name
+    entry = read_entry(folder)
+    if entry is None:
+        if sys.stderr.isatty():  # gigabytes take minutes
+            print(f"tokenizing {files.source} once ({files.bytes / 1e6:.0f} MB)", file=sys.stderr)
+        try:
+            entry = write_entry(folder, _unchanged_split(files), tokenizer)
+        except OSError:  # a read-only or full disk
+            fallback = temporary_folder()
+            try:
+                entry = write_entry(fallback / name, _unchanged_split(files), tokenizer)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write the tokenized corpus, neither to {folder} nor to {fallback}: "
+                    f"{error.strerror}; pass --cache-dir with room for it"
+                ) from error
+    return entry
+
+
+def _unchanged_split(files: CorpusFiles) -> Iterator[SplitPiece]:
+    yield from read_split(files.paths)
+    files.check_unchanged()  # before the entry gets its name: its key is the hash of what was there at first
+
+
+def _identity(files: CorpusFiles) -> list[object]:
+    # The kinds and sizes say where in the hashed bytes each file begins and how it is read.
+    kinds = [path.suffix.lower() for path in files.paths]
+    return [RULE, files.sha256, kinds, list(files.sizes)]
+
+
+def _bpe_sample(files: CorpusFiles) -> Iterator[str]:
+    """Training text from the start on, as much as BPE is trained on."""
+    size = distinct = 0
+    words: set[str] = set()
+    for piece in read_split(files.paths):
+        if piece.validation:
+            continue
+        new = set(WORD.findall(piece.text)) - words
+        words |= new
+        distinct += len("".join(new).encode())
+        size += len(piece.text.encode())
+        yield from filter(None, LONG.split(piece.text))
+        if size >= BPE_SAMPLE or distinct >= BPE_DISTINCT:
+            return
+
+
+def _check_size(config: Config, corpus: CorpusConfig, files: CorpusFiles, tokenized: TokenizedCorpus) -> None:
+    train, validation = tokenized.meta["train"], tokenized.meta["validation"]
+    if train["bytes"] + validation["bytes"] == 0:
+        raise UserError(f"{files.source} holds no text; pass --data with some")
+    needed = config.batch_size * corpus.sequence_len + 1
+    if train["tokens"] < needed:
+        raise UserError(
+            f"{files.source} has {train['tokens']} training tokens, one batch needs {needed}; "
+            "lower --batch-size or --sequence-len, or pass more --data"
+        )
+    if validation["bytes"] == 0:
+        raise UserError(
+            f"{files.source} has no validation text: every 20th file or document is empty; pass other --data"
+        )
+
+
+def _text(stream: TokenStream, tokenizer: Tokenizer) -> Iterator[bytes]:
+    for start in range(0, stream.length, 2**20):
+        yield tokenizer.to_bytes(stream.open()[start : start + 2**20])

@@ -1,0 +1,170 @@
+"""Documents from files: a whole .txt, .md or .py file, a line of .jsonl, a row of .parquet.
+
+A document comes as pieces of at most `PIECE` characters, cut behind line ends where there are any. Where the
+cuts fall depends on the text alone, so that the same documents make the same tokens from any format, and no
+format needs a whole document, row group or file in memory (but for .py files and single rows and lines).
+"""
+
+import codecs
+import io
+import json
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from twinstep.errors import UserError
+
+PIECE = 2**16
+ROWS = 64  # rows of a parquet file decoded at once
+
+
+class Piece(NamedTuple):
+    """A part of a document's text; `first` marks the one that begins it (and may be empty)."""
+
+    text: str
+    first: bool
+
+
+def read_documents(path: Path) -> Iterator[Piece]:
+    """The documents of one file. Raises UserError, naming the place, for anything that is not text."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            texts: Iterable[Iterable[str]] = ((text,) for text in _parquet_rows(path))
+        elif suffix == ".jsonl":
+            texts = ((text,) for text in _json_lines(path))
+        elif suffix == ".py":
+            texts = ((_python_source(path),),)
+        else:
+            texts = (_plain_text(path),)
+        for chunks in texts:
+            yield from _pieces(chunks)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; mend it or pass other --data") from error
+
+
+def count_documents(path: Path, limit: int) -> int:
+    """The number of documents in a file, or `limit` if there are at least as many."""
+    if path.suffix.lower() not in (".jsonl", ".parquet"):
+        return 1
+    count = 0
+    for piece in read_documents(path):
+        count += piece.first
+        if count == limit:
+            break
+    return count
+
+
+def _pieces(chunks: Iterable[str]) -> Iterator[Piece]:
+    first, held = True, ""
+    for chunk in chunks:
+        held += chunk
+        start = 0
+        while len(held) - start > PIECE:
+            cut = held.rfind("\n", start, start + PIECE) + 1 or start + PIECE
+            yield Piece(held[start:cut], first)
+            start, first = cut, False
+        held = held[start:]
+    if held or first:
+        yield Piece(held, first)
+
+
+def _plain_text(path: Path) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(PIECE)
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, offset - pending + error.start) from error
+            yield text.removeprefix("\ufeff") if offset == 0 else text
+            offset += len(chunk)
+            if not chunk:
+                return
+
+
+def _python_source(path: Path) -> str:
+    """Decoded as Python does it: in the encoding its first two lines declare (PEP 263), with any line end."""
+    raw = path.read_bytes()
+    encoding = "utf-8"
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
+        text = raw.decode(encoding)
+        text.encode()  # some encodings can spell half a surrogate pair
+    except (SyntaxError, LookupError, UnicodeError) as error:
+        if encoding.startswith("utf-8"):
+            try:
+                raw.decode("utf-8")
+            except UnicodeDecodeError as wrong:
+                raise _not_utf8(path, wrong.start) from wrong
+        raise UserError(f"{path} cannot be decoded as Python source ({error}); convert it to UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _json_lines(path: Path) -> Iterator[str]:
+    offset = 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, offset + error.start) from error
+            if offset == 0:
+                line = line.removeprefix("\ufeff")
+            offset += len(raw)
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                reason = getattr(error, "msg", str(error))
+                raise UserError(f"{path}:{number} is not JSON ({reason}); mend or delete the line") from error
+            text = value.get("text") if isinstance(value, dict) else None
+            if not isinstance(text, str):
+                raise UserError(f'{path}:{number} has no string under "text"; every line needs one')
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # "\ud800" is good JSON
+                raise UserError(
+                    f'{path}:{number} has half a surrogate pair under "text"; mend or delete the line'
+                ) from error
+            yield text
+
+
+def _parquet_rows(path: Path) -> Iterator[str]:
+    import pyarrow as pa  # here, since it takes a while and starts a thread
+    import pyarrow.parquet as pq
+
+    row = 0
+    try:
+        # A buffer instead of whole column chunks: a row group may be as large as the file.
+        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True) as file:
+            columns = file.schema_arrow
+            index = columns.get_field_index("text")  # -1 for none or two
+            if index < 0:
+                names = ", ".join(columns.names)
+                raise UserError(f'{path} has no one column "text", but {names}; rename the one that holds it')
+            kind = columns.field(index).type
+            if pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+                raise UserError(f'{path}: column "text" holds {kind}, not strings; convert it')
+            for batch in file.iter_batches(batch_size=ROWS, columns=["text"]):
+                for text in batch.column(0).to_pylist():
+                    if text is None:
+                        raise UserError(f'{path}: row {row} has no "text"; fill or delete it')
+                    yield text
+                    row += 1
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: the text from row {row} on is not UTF-8; write the file again") from error
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a whole parquet file ({reason}); write it again") from error
+
+
+def _not_utf8(path: Path, offset: int) -> UserError:
+    return UserError(f"{path} is not UTF-8 text: the byte at offset {offset} does not fit; convert the file")

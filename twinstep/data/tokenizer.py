@@ -1,0 +1,198 @@
+"""Text to token ids and back: UTF-8 bytes, or byte-level BPE trained on the corpus.
+
+Both are lossless: the tokens of a text stand for exactly its UTF-8 bytes.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import tokenizers
+from numpy.typing import ArrayLike
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from twinstep.errors import UserError
+
+BOS = "<|bos|>"
+
+# Byte-level BPE writes a byte as a printable character: itself where it is one in Latin-1, else the next one
+# from U+0100 on (Radford et al. 2019, gpt-2/src/encoder.py).
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
+BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(OTHERS)}
+
+# How GPT-4 cuts text into words before BPE joins bytes within them, with numbers of at most two digits as in
+# nanochat (nanochat/tokenizer.py): less of a small vocabulary is spent on numbers.
+WORDS = "|".join(
+    (
+        r"'(?i:[sdmt]|ll|ve|re)",  # English contractions
+        r"[^\r\n\p{L}\p{N}]?+\p{L}+",  # letters, with one space or sign before them
+        r"\p{N}{1,2}",
+        r" ?[^\s\p{L}\p{N}]++[\r\n]*",  # punctuation, with the line end after it
+        r"\s*[\r\n]",
+        r"\s+(?!\S)",  # white space, but for the last one, which goes with the next word
+        r"\s+",
+    )
+)
+
+
+class Tokenizer(Protocol):
+    """`bos` is the id of the mark before every document; `token_bytes` (V,) int32 holds how many UTF-8 bytes
+    each token stands for, 0 for marks; `identity` tells tokenizers apart in the cache."""
+
+    bos: int
+    vocab_size: int
+    token_bytes: np.ndarray
+    identity: str
+
+    def encode(self, text: str) -> np.ndarray:
+        """(T,) int32 ids, without a mark; text that looks like the mark is ordinary text."""
+
+    def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` of each text, on all cores."""
+
+    def to_bytes(self, ids: ArrayLike) -> bytes:
+        """The bytes that ids (T,) stand for; marks, and ids beyond the vocabulary, stand for none."""
+
+    def decode(self, ids: ArrayLike) -> str:
+        """`to_bytes` as text; bytes that are not UTF-8 become U+FFFD."""
+
+    def save(self, path: Path) -> None:
+        """Writes what `load_tokenizer` reads. A byte tokenizer has nothing to write."""
+
+
+class ByteTokenizer:
+    """One token per UTF-8 byte. The mark is 0xFF, a byte that valid UTF-8 never holds: 256 tokens in all."""
+
+    bos = 0xFF
+    vocab_size = 256
+    identity = "bytes"
+
+    def __init__(self) -> None:
+        self.token_bytes = np.ones(256, np.int32)
+        self.token_bytes[self.bos] = 0
+
+    def encode(self, text: str) -> np.ndarray:
+        """text -> ids (n,) int32."""
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+    def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text -> ids (n,) int32."""
+        return [self.encode(text) for text in texts]
+
+    def to_bytes(self, ids: ArrayLike) -> bytes:
+        """ids (n,) -> the bytes they stand for; marks stand for none."""
+        ids = _natural(ids)
+        return ids[ids < self.bos].astype(np.uint8).tobytes()
+
+    def decode(self, ids: ArrayLike) -> str:
+        """ids (n,) -> text; bytes that are not UTF-8 become U+FFFD."""
+        return self.to_bytes(ids).decode(errors="replace")
+
+    def save(self, path: Path) -> None:
+        """Writes nothing: there is nothing to keep."""
+
+
+class BPETokenizer:
+    """Byte-level BPE in the form of the `tokenizers` library's tokenizer.json.
+
+    Takes the text of such a file. Raises ValueError if that is not a lossless byte-level BPE with our mark.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.identity = hashlib.sha256(text.encode()).hexdigest()
+        try:
+            self._bpe = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises no narrower class
+            raise ValueError(f"not a tokenizer.json ({error})") from error
+        self._bpe.encode_special_tokens = True  # a text that quotes the mark does not hold one
+        self._bpe.no_truncation()
+        self._bpe.no_padding()
+        special = {token.content for token in self._bpe.get_added_tokens_decoder().values() if token.special}
+        vocab = self._bpe.get_vocab(with_added_tokens=True)
+        if BOS not in special:
+            raise ValueError(f"it has no mark {BOS}")
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise ValueError("its ids have gaps")
+        self.vocab_size = len(vocab)
+        self.bos = vocab[BOS]
+        self._bytes = [b""] * len(vocab)
+        try:
+            for token, id in vocab.items():
+                if token not in special:
+                    self._bytes[id] = bytes(BYTE_OF[character] for character in token)
+        except KeyError as error:
+            raise ValueError("its tokens are not bytes") from error
+        self.token_bytes = np.array([len(token) for token in self._bytes], np.int32)
+        probe = "".join(map(chr, range(0x250))) + " \r\n  a 1234's e\u0301 \ufb01 \u4e16\U0001f600 " + BOS + " "
+        if self.to_bytes(self.encode(probe)) != probe.encode():
+            raise ValueError("it does not keep every byte of a text")
+
+    def encode(self, text: str) -> np.ndarray:
+        """text -> ids (n,) int32."""
+        return np.array(self._bpe.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text -> ids (n,) int32."""
+        encodings = self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def to_bytes(self, ids: ArrayLike) -> bytes:
+        """ids (n,) -> the bytes they stand for; marks and ids beyond the vocabulary stand for none."""
+        return b"".join(self._bytes[id] for id in _natural(ids).tolist() if id < self.vocab_size)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """ids (n,) -> text; bytes that are not UTF-8 become U+FFFD."""
+        return self.to_bytes(ids).decode(errors="replace")
+
+    def exhausts(self, texts: Iterable[str]) -> bool:
+        """Whether every word of the texts is one token, so that BPE trained on them could join no more."""
+        words = self._bpe.pre_tokenizer.pre_tokenize_str
+        return all(len(self.encode(text)) == len(words(text)) for text in texts)
+
+    def save(self, path: Path) -> None:
+        """Writes tokenizer.json whole or not at all."""
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(self._text, encoding="utf-8")
+        temporary.replace(path)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+    """BPE of `vocab_size` tokens, or fewer where the texts have no more pairs to join. Deterministic."""
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return BPETokenizer(bpe.to_str())
+
+
+def load_tokenizer(path: Path) -> BPETokenizer:
+    """Reads a tokenizer.json. Raises UserError if it is missing, damaged or not a byte-level BPE of ours."""
+    try:
+        return BPETokenizer(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; pass a run that has one") from error
+    except ValueError as error:  # also UnicodeDecodeError
+        raise UserError(f"cannot use the tokenizer {path}: {error}; restore the run's own file") from error
+
+
+def _natural(ids: ArrayLike) -> np.ndarray:
+    ids = np.asarray(ids, np.int64)
+    if (ids < 0).any():
+        raise ValueError(f"{ids.min()} is not a token id")
+    return ids

@@ -1,0 +1,87 @@
+"""What a run remembers beside its arrays: the JSON part of a checkpoint, the same in both frameworks.
+
+config                           the parts of the configuration that fix every number
+best_val_loss, best_step         the best evaluation so far
+evaluations_without_improvement  those since then, for early stopping
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from twinstep.config import Config, to_dict
+from twinstep.errors import UserError
+
+Facts = dict[str, Any]
+
+PLACES = ("data", "cache_dir")  # where the data lies may change; what it holds is checked by its hash
+
+
+def first_facts(config: Config) -> Facts:
+    """The facts of a run before its first evaluation."""
+    return {
+        "config": numbers(config),
+        "best_val_loss": None,
+        "best_step": None,
+        "evaluations_without_improvement": 0,
+    }
+
+
+def numbers(config: Config) -> dict[str, Any]:
+    """The part of a configuration that decides what is computed, as JSON values."""
+    values = to_dict(config)
+    parts = {part: dict(values[part]) for part in ("model", "data", "optimizer", "train")}
+    for name in PLACES:
+        parts["data"].pop(name, None)
+    return {"model_name": values["model_name"], **parts}
+
+
+def check_config(facts: Facts, config: Config, run: Path) -> None:
+    """Raises UserError if the checkpoint that holds these facts was made under another configuration."""
+    theirs, ours = facts.get("config"), numbers(config)
+    if theirs == ours:
+        return
+    message = f"{run} holds a checkpoint of another run"
+    if isinstance(theirs, dict):
+        for part in ("model", "data", "optimizer", "train"):
+            for name, value in ours[part].items():
+                other = (theirs.get(part) or {}).get(name)
+                if other != value:
+                    message = f"{run}/config.json has {name} {value}, but its checkpoint was made with {other}"
+    raise UserError(f"{message}; restore what was there, or start a new run in another --out-dir")
+
+
+def note_evaluation(facts: Facts, step: int, val_loss: float) -> bool:
+    """Update the facts after an evaluation; True if it is the best so far."""
+    improved = facts["best_val_loss"] is None or val_loss < facts["best_val_loss"]
+    if improved:
+        facts.update(best_val_loss=val_loss, best_step=step, evaluations_without_improvement=0)
+    else:
+        facts["evaluations_without_improvement"] += 1
+    return improved
+
+
+def finished(facts: Facts, config: Config, step: int) -> bool:
+    """Whether a run is over after `step`: at its last step, or out of patience."""
+    patience = config.train.patience
+    return step >= config.train.steps or 0 < patience <= facts["evaluations_without_improvement"]
+
+
+def seal(facts: Facts) -> Facts:
+    """The facts with their own SHA-256."""
+    return {**facts, "sha256": _digest(facts)}
+
+
+def unseal(sealed: Any) -> Facts:
+    """The inverse of `seal`. Raises ValueError if they are not what was sealed."""
+    if not isinstance(sealed, dict) or "sha256" not in sealed:
+        raise ValueError("the facts have no checksum")
+    facts = {name: value for name, value in sealed.items() if name != "sha256"}
+    if sealed["sha256"] != _digest(facts):
+        raise ValueError("the facts are not those that were saved (their SHA-256 differs)")
+    return facts
+
+
+def _digest(facts: Facts) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

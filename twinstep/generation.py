@@ -1,0 +1,166 @@
+"""What both `generate` commands share: their flags, the random numbers, and tokens turned into text as they come.
+
+Shapes: B sequences.
+"""
+
+import codecs
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from twinstep.config import COUNT, NATURAL, Bound, Config, CorpusConfig, GPTConfig, check_bounds
+from twinstep.data import ByteTokenizer, Tokenizer, load_tokenizer
+from twinstep.errors import UserError
+
+NO_TOKEN = -1  # in place of a token, for a sequence that has stopped or whose prompt is still being read
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What to continue, and how the next token is chosen."""
+
+    run: str | None = None
+    """Run directory of a gpt."""
+    prompt: str = ""
+    """Text to continue; the beginning of a document when left out."""
+    max_tokens: int = 200
+    """Tokens to add at most; fewer where the model ends its document."""
+    temperature: float = 0.8
+    """Logits are divided by it; 0: always the likeliest token."""
+    top_k: int | None = None
+    """Choose among so many of the likeliest tokens; among all when left out."""
+    top_p: float = 1.0
+    """Choose among the fewest likeliest tokens that together have this probability."""
+    seed: int = 0
+    """Seed of the choices; the same in both frameworks."""
+    stop: str | None = None
+    """Text before which the continuation ends."""
+    samples: int = 1
+    """Continuations to make at once, printed one after another."""
+    step: int | None = None
+    """Checkpoint to load; the newest when left out."""
+
+    BOUNDS: ClassVar[dict[str, Bound]] = {
+        "max_tokens": Bound(1, 2**20),
+        "temperature": NATURAL,
+        "top_k": COUNT,
+        "top_p": Bound(0, 1, open_low=True),
+        "seed": Bound(0, 2**32 - 1),
+        "samples": Bound(1, 2**12),
+        "step": NATURAL,
+    }
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        for name in ("prompt", "stop"):
+            try:
+                (getattr(self, name) or "").encode()
+            except UnicodeEncodeError:
+                raise UserError(f"--{name} is not UTF-8 text; check the terminal's encoding") from None
+        if self.stop == "":
+            raise UserError("--stop is empty; leave it out to stop at the end of the document only")
+
+    @property
+    def run_dir(self) -> Path:
+        """The run, which has no default."""
+        if self.run is None:
+            raise UserError("--run is missing; pass the directory of a trained gpt")
+        return Path(self.run)
+
+
+def tokenizer_of(config: Config, run: Path) -> Tokenizer:
+    """The tokenizer of a language model's run. Raises UserError for another kind of run."""
+    if not isinstance(config.model, GPTConfig) or not isinstance(config.data, CorpusConfig):
+        raise UserError(f"{run} holds a run of {config.model_name}, which makes no text; pass a run of gpt")
+    tokenizer: Tokenizer
+    tokenizer = ByteTokenizer() if config.data.tokenizer == "bytes" else load_tokenizer(run / "tokenizer.json")
+    if config.model.vocab_size is None or config.model.vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"{run} has a tokenizer of {tokenizer.vocab_size} tokens and a model of {config.model.vocab_size}; "
+            "restore the run's own tokenizer.json"
+        )
+    return tokenizer
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
+    """(T,) int32: the mark that begins a document, then the prompt."""
+    return np.concatenate([np.array([tokenizer.bos], np.int32), tokenizer.encode(prompt)])
+
+
+def uniform_numbers(seed: int, samples: int, tokens: int) -> np.ndarray:
+    """(samples, tokens) float32 in [0, 1): one number decides one token, in either framework.
+
+    Each sample has a stream of its own, so it does not depend on how many are made beside it.
+    """
+    streams = (np.random.Generator(np.random.Philox([seed, sample])) for sample in range(samples))
+    return np.stack([stream.random(tokens, dtype=np.float32) for stream in streams])
+
+
+class TextStream:
+    """Text from tokens, one at a time.
+
+    A character is given out when all its bytes are there, and what may be the beginning of `stop` when it turns
+    out not to be; bytes that can't become UTF-8 are U+FFFD. `stopped` is true from `stop` on.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: str | None = None):
+        self.stopped = False
+        self._tokenizer, self._stop = tokenizer, stop
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """What can be given out now; NO_TOKEN adds nothing."""
+        return "" if token == NO_TOKEN else self._release(self._tokenizer.to_bytes([token]), final=False)
+
+    def close(self) -> str:
+        """The rest."""
+        return self._release(b"", final=True)
+
+    def _release(self, new: bytes, final: bool) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + self._decoder.decode(new, final)
+        keep = 0
+        if self._stop is not None:
+            before, found, _ = text.partition(self._stop)
+            if found:
+                self.stopped, text = True, before
+            elif not final:
+                keep = max(n for n in range(len(self._stop)) if text.endswith(self._stop[:n]))
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def write_text(options: GenerateOptions, tokenizer: Tokenizer, tokens: Iterator[np.ndarray]) -> None:
+    """Prompt and continuation on standard output, the first sample's as it is made, the others' after it.
+
+    tokens: (B,) int per step, NO_TOKEN where a sample has none. Nothing else is written, but a line end between
+    samples, and one at the end on a terminal.
+    """
+    streams = [TextStream(tokenizer, options.stop) for _ in range(options.samples)]
+    texts = [""] * options.samples
+    _write(options.prompt)
+    for tokens_B in tokens:
+        for number, token in enumerate(tokens_B.tolist()):
+            text = streams[number].push(token)
+            if number == 0:
+                _write(text)
+            else:
+                texts[number] += text
+        if all(stream.stopped for stream in streams):
+            break
+    _write(streams[0].close())
+    for number in range(1, options.samples):
+        _write("\n" + options.prompt + texts[number] + streams[number].close())
+    if sys.stdout.isatty():
+        _write("\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.buffer.write(text.encode())  # UTF-8, whatever the locale
+    sys.stdout.buffer.flush()

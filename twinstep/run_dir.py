@@ -1,0 +1,188 @@
+"""Layout of a run directory, and its metrics log.
+
+config.json     the whole configuration, sizes filled in
+data.json       what was read: files, bytes, SHA-256 of the data and of the tokenizer
+metrics.jsonl   one object per line, each with `step`, the optimizer steps done
+loss.png        the curves
+tokenizer.json  where one was trained
+checkpoints/    one folder per step
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from twinstep.config import Config, to_dict
+from twinstep.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from twinstep.data import Tokenizer
+
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+TOKENIZER = "tokenizer.json"
+UNFINISHED = (".tmp", ".removed")  # endings of what a killed process leaves among the checkpoints, orbax's aside
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write beside, then rename: a reader sees the old file or the new, never a part. Raises OSError."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def create_run(run: Path) -> None:
+    """Make the folder of a new run. Raises UserError if it holds anything or cannot be made."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        # A process killed while it wrote config.json has left no more than that file's unfinished form.
+        held = sorted(entry.name for entry in run.iterdir() if not entry.name.startswith(".config.json."))
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}; pass another --out-dir") from error
+    if "config.json" in held:
+        raise UserError(f"{run} already holds a run; pass --resume to continue it, or another --out-dir")
+    if held:
+        raise UserError(f"{run} is not empty (it holds {held[0]}); pass another --out-dir")
+
+
+def write_run(run: Path, config: Config, data_summary: dict[str, Any], tokenizer: "Tokenizer | None" = None) -> None:
+    """Record what the run is, as far as that is not there yet.
+
+    config.json comes first: a folder with it is a run that can be resumed, and its other files follow from it.
+    Raises UserError if they cannot be written; then none of them is left.
+    """
+    files: dict[str, Callable[[Path], object]] = {
+        "config.json": lambda path: write_atomically(path, json.dumps(to_dict(config), indent=2) + "\n"),
+        "data.json": lambda path: write_atomically(path, json.dumps(data_summary, indent=2) + "\n"),
+    }
+    if tokenizer is not None:
+        files[TOKENIZER] = tokenizer.save
+    missing = [run / name for name in files if not (run / name).exists()]
+    try:
+        for path in missing:
+            files[path.name](path)
+        (run / CHECKPOINTS).mkdir(exist_ok=True)
+    except OSError as error:
+        for path in missing:
+            path.unlink(missing_ok=True)
+        raise UserError(f"cannot write to {run}: {error.strerror}; make room, or pass another --out-dir") from error
+
+
+def lock_run(run: Path) -> IO[bytes]:
+    """An open file that locks the run until it is closed or the process ends, however it ends.
+
+    Two processes that write one run would mix their lines and delete each other's checkpoints. Raises UserError if
+    another one holds the lock. A file system without locks is used without.
+    """
+    file = (run / "config.json").open("rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"another process is writing to {run}; stop it first, or pass another --out-dir") from None
+    except OSError:
+        pass
+    return file
+
+
+def check_data(run: Path, data_summary: dict[str, Any]) -> None:
+    """Raises UserError if the data has changed since the run began: its batches would be others.
+
+    A run that was converted from weights alone has an empty data.json: what it is first trained on is recorded.
+    """
+    path = run / "data.json"
+    if data_summary.get("tokenizer") == "bpe" and not (run / TOKENIZER).exists():
+        raise UserError(f"{run} has no {TOKENIZER}; put the one that its model was trained with there")
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        if recorded == {}:
+            write_atomically(path, json.dumps(data_summary, indent=2) + "\n")
+            return
+        for name in ("sha256", "tokenizer", "tokenizer_sha256", "vocab_size", "train", "validation", "train_examples"):
+            if recorded.get(name) != data_summary.get(name):
+                if name == "tokenizer_sha256":
+                    raise UserError(
+                        f"{run / TOKENIZER} is not the one that the run began with (its SHA-256 differs); restore it, "
+                        "or start a new run in another --out-dir"
+                    )
+                raise UserError(
+                    f"the data has changed since the run in {run} began ({name} was {recorded.get(name)}, is "
+                    f"{data_summary.get(name)}); restore it, pass --data with its new place, or start a new run in "
+                    "another --out-dir"
+                )
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read: {error}; restore it, or start a new run") from error
+
+
+def append_metrics(run: Path, record: dict[str, Any]) -> None:
+    """Add one line to metrics.jsonl in one write. Raises RunError if it cannot be written."""
+    try:
+        with (run / METRICS).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(record, allow_nan=False) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"cannot write {run / METRICS}: {error.strerror}; the checkpoints are intact: make room and pass --resume"
+        ) from error
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All whole lines of metrics.jsonl; a torn last line is left out. Raises UserError if there is no log."""
+    try:
+        text = (run / METRICS).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{run / METRICS} cannot be read: {error.strerror}; is {run} a run?") from error
+    records = []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def trim_metrics(run: Path, step: int | None) -> None:
+    """Drop torn lines and those past the checkpoint of `step`, all for None: what is resumed writes them again."""
+    if not (run / METRICS).exists():
+        return
+    kept = [record for record in read_metrics(run) if step is not None and record["step"] <= step]
+    try:
+        write_atomically(run / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}; make room and pass --resume again") from error
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps of the whole checkpoints, ascending; unfinished ones have other names and are not listed."""
+    folder = run / CHECKPOINTS
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+
+
+def remove_old(run: Path, keep_last: int, best_step: int | None) -> None:
+    """Remove all checkpoints but the newest `keep_last` and that of `best_step`."""
+    for step in checkpoint_steps(run)[:-keep_last]:
+        if step != best_step:
+            # Under its own name a half removed checkpoint would pass for a whole one.
+            removed = run / CHECKPOINTS / f"{step}.removed"
+            os.replace(run / CHECKPOINTS / str(step), removed)
+            shutil.rmtree(removed, ignore_errors=True)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove what a killed process left half written or half removed among the checkpoints."""
+    folder = run / CHECKPOINTS
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name.endswith(UNFINISHED) or ".orbax-checkpoint-tmp" in entry.name:
+            shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,186 @@
+"""What a run shows and records: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
+
+import importlib.util
+import os
+import sys
+import time
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twinstep.config import Config
+from twinstep.errors import UserError
+from twinstep.run_dir import append_metrics, write_atomically
+
+# Control characters but for line end and tab: a sample of an untrained model must not drive the terminal.
+CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+
+
+class RunConsole(Console):
+    """Standard output. A run outlives it: when whoever reads it is gone, training goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich when nobody reads standard output any more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class RunLog:
+    """Use as a context manager. Only the main process of a run over several hosts writes and shows.
+
+    unit: what a batch counts in, "tokens" or "examples". peak_flops: FLOP/s of the devices together, or None.
+    """
+
+    def __init__(self, run: Path, config: Config, *, start: int, units_per_step: int, unit: str,
+                 flops_per_step: float, peak_flops: float | None, is_main: bool = True):  # fmt: skip
+        self.run, self.config, self.is_main = run, config, is_main
+        self.units_per_step, self.unit = units_per_step, unit
+        self.flops_per_step, self.peak_flops = flops_per_step, peak_flops
+        self.console = RunConsole(highlight=False, quiet=not is_main)
+        self.last_step, self.last_time = start, time.perf_counter()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self.console,
+            expand=True,
+            refresh_per_second=4,
+            disable=not (is_main and self.console.is_terminal),
+        )
+        self.task = self.bar.add_task(config.model_name, total=config.train.steps, completed=start, status="")
+        self.trackers: list[TensorBoard | WeightsAndBiases] = []
+
+    def __enter__(self) -> "RunLog":
+        if self.is_main:
+            self.trackers = open_trackers(self.run, self.config, self.last_step)
+        self.bar.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.bar.stop()
+        for tracker in self.trackers:
+            tracker.close()
+
+    def say(self, text: str) -> None:
+        """Text above the progress bar, in what standard output can show of it."""
+        encoding = self.console.encoding
+        text = text.translate(CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def skip_time(self) -> None:
+        """What happened since the last step (an evaluation, a save) is no part of the training speed."""
+        self.last_time = time.perf_counter()
+
+    def train(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Record one training step; the speed is the mean since the last record."""
+        now = time.perf_counter()
+        steps_per_second = (step - self.last_step) / max(now - self.last_time, 1e-9)
+        self.last_step, self.last_time = step, now
+        speed = steps_per_second * self.units_per_step
+        record = {
+            "step": step,
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            f"{self.unit}_per_second": speed,
+        }
+        if self.peak_flops:
+            record["mfu"] = steps_per_second * self.flops_per_step / self.peak_flops
+        self.write(record)
+        share = f", {100 * record['mfu']:.0f}% of peak" if "mfu" in record else ""
+        self.bar.update(self.task, completed=step, status=f"loss {loss:.4f}, {speed:,.0f} {self.unit}/s{share},")
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Record an evaluation and print it."""
+        self.write({"step": step, **metrics})
+        self.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        self.skip_time()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a record to metrics.jsonl and hand it to the trackers; the main process only."""
+        if not self.is_main:
+            return
+        append_metrics(self.run, record)
+        for tracker in self.trackers:
+            tracker.write(record)
+
+
+class TensorBoard:
+    """Event files under RUN/tensorboard, by tensorboardX; those past the step of a resume no longer count."""
+
+    def __init__(self, run: Path, start: int):
+        from tensorboardX import SummaryWriter
+
+        # Event files are named by the second: the suffix keeps a quick resume from writing over the last one.
+        self.writer = SummaryWriter(
+            str(run / "tensorboard"), purge_step=start + 1 if start else None, filename_suffix=f".{start}"
+        )
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Each number of a record as a scalar at its step."""
+        for name, value in record.items():
+            if name != "step":
+                self.writer.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A Weights & Biases run in RUN/wandb; WANDB_MODE=offline keeps it on this machine.
+
+    Its identity is kept in the run directory, so that a resume goes on with it; names may repeat elsewhere.
+    """
+
+    def __init__(self, run: Path, config: Config):
+        import wandb
+
+        (run / "wandb").mkdir(exist_ok=True)
+        identity = run / "wandb" / "id.txt"
+        if not identity.exists():
+            write_atomically(identity, uuid.uuid4().hex)
+        self.wandb_run = wandb.init(
+            project="twinstep",
+            name=run.name,
+            dir=run,
+            config=asdict(config),
+            resume="allow",
+            id=identity.read_text(encoding="utf-8"),
+        )
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Each number of a record at its step."""
+        self.wandb_run.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.wandb_run.finish()
+
+
+def check_trackers(config: Config) -> None:
+    """Raises UserError naming the extra that is missing for a tracker that was asked for."""
+    for extra, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+        if getattr(config.output, extra) and importlib.util.find_spec(package) is None:
+            raise UserError(f"--{extra} needs a package that is missing: pip install 'twinstep[{extra}]'")
+
+
+def open_trackers(run: Path, config: Config, start: int) -> list[TensorBoard | WeightsAndBiases]:
+    """The trackers asked for. Raises UserError if one cannot be opened."""
+    trackers: list[TensorBoard | WeightsAndBiases] = []
+    try:
+        if config.output.tensorboard:
+            trackers.append(TensorBoard(run, start))
+        if config.output.wandb:
+            trackers.append(WeightsAndBiases(run, config))
+    except Exception as error:  # whatever the packages raise: no account, no network, a full disk
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot open the tracker: {reason}; leave --tensorboard and --wandb out of {run}") from error
+    return trackers
