@@ -34,9 +34,10 @@ def prepare_jax(config: Config, inputs: np.ndarray, targets: np.ndarray) -> Any:
     import jax
 
     from jax_impl import cpu, parallel
-    from jax_impl.models import flatten, make_model
+    from jax_impl.models import make_model
     from jax_impl.optimizer import make_optimizer
     from jax_impl.step import init_state, scan_train_steps, train_step
+    from jax_impl.tree import flatten
 
     cpu.keep_freed_memory(config)
     parallel.set_precision(config)

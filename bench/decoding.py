@@ -25,7 +25,8 @@ def prepare(side: str, spec: dict[str, Any]) -> Any:
     if side == "jax":
         from jax_impl import cpu, parallel
         from jax_impl import generate as jax_generate
-        from jax_impl.models import flatten, load_tree, make_model
+        from jax_impl.models import load_tree, make_model
+        from jax_impl.tree import flatten
 
         parallel.set_precision(config)
         cpu.keep_freed_memory(config)

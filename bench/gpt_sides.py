@@ -54,8 +54,9 @@ def prepare(side: str, spec: dict[str, Any]) -> Work:
 def prepare_jax(config: Config) -> Work:
     """As `jax_impl.train` does it on one device."""
     from jax_impl import cpu, parallel
-    from jax_impl.models import flatten, make_model
+    from jax_impl.models import make_model
     from jax_impl.optimizer import make_optimizer
+    from jax_impl.tree import flatten
 
     cpu.keep_freed_memory(config)
     parallel.set_precision(config)

@@ -12,7 +12,7 @@ import numpy as np
 from jax_impl import parallel
 from jax_impl.evaluate import evaluate, metrics
 from jax_impl.input import eval_batches, train_batches
-from jax_impl.models import flatten, make_model
+from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import (
     eval_step,
@@ -20,6 +20,7 @@ from jax_impl.step import (
     scan_train_steps,
     train_step,
 )
+from jax_impl.tree import flatten
 from twinstep.data import load_data
 from twinstep.init import initial_weights
 from twinstep.presets import DEFAULTS

@@ -20,8 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jax_impl import processes
-from jax_impl.models import flatten, unflatten
 from jax_impl.step import State
+from jax_impl.tree import flatten, unflatten
 from twinstep import run_dir
 from twinstep.cli import read_run_config
 from twinstep.config import Config

@@ -19,9 +19,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_impl.losses import Sums
-from jax_impl.models import Model, Tree, flatten, unflatten
+from jax_impl.models import Model
 from jax_impl.models.gpt import GPT
 from jax_impl.step import Batch, State, eval_step, summed_gradients
+from jax_impl.tree import Tree, flatten, unflatten
 
 # Tables that are looked up: their gradient is a sum over tokens, so they keep their type until after the lookup.
 LOOKUPS = ("wte.weight", "embedding.weight")

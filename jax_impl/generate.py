@@ -16,9 +16,10 @@ import numpy as np
 
 from jax_impl import cpu
 from jax_impl.checkpoint import load_params
-from jax_impl.models import Model, Tree, load_tree, make_model
+from jax_impl.models import Model, load_tree, make_model
 from jax_impl.models.gpt import Cache, make_cache
 from jax_impl.parallel import set_precision
+from jax_impl.tree import Tree
 from twinstep.cli import parse_flags, read_run_config
 from twinstep.config import Config, GPTConfig
 from twinstep.data import Tokenizer

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_impl.models import flatten, unflatten
 from jax_impl.muon import Spread, muon
 from jax_impl.schedule import decay_multiplier, lr_multiplier, muon_momentum
+from jax_impl.tree import flatten, unflatten
 from twinstep.config import Config, GPTConfig
 from twinstep.errors import UserError
 

@@ -18,10 +18,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax_impl import cpu, fsdp
 from jax_impl.aot.chips import chip_of
 from jax_impl.losses import Sums
-from jax_impl.models import Model, flatten
+from jax_impl.models import Model
 from jax_impl.models.attention import causal_attention
 from jax_impl.muon import Spread, on_every_device
 from jax_impl.step import Axes, Batch, State, eval_step, init_state, train_step
+from jax_impl.tree import flatten
 from twinstep.config import Config
 from twinstep.errors import UserError
 

@@ -14,9 +14,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl.head_loss import count_pieces, head_loss
 from jax_impl.losses import Sums, loss_sums
-from jax_impl.models import Model, Tree, flatten, load_tree
+from jax_impl.models import Model, load_tree
 from jax_impl.models.gpt import GPT
 from jax_impl.schedule import lr_multiplier
+from jax_impl.tree import Tree, flatten
 from twinstep.config import Config
 
 Batch = dict[str, jax.Array]

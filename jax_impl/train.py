@@ -16,8 +16,9 @@ from jax_impl import checkpoint, cpu, parallel, processes
 from jax_impl.evaluate import evaluate, metrics
 from jax_impl.generate import sample_text
 from jax_impl.input import eval_batches, train_batches
-from jax_impl.models import flatten, make_model
+from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer, newton_schulz_dtype
+from jax_impl.tree import flatten
 from twinstep.cli import parse_train_config
 from twinstep.config import Config, GPTConfig
 from twinstep.data import load_data

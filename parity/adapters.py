@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_impl.models import flatten, unflatten
+from jax_impl.tree import flatten, unflatten
 
 Function = Callable[..., Any]  # (params, *inputs) -> output
 

@@ -13,7 +13,7 @@ import optax
 import torch
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_impl.models import flatten, unflatten
+from jax_impl.tree import flatten, unflatten
 from parity.capture import JaxPass, TorchPass, capture_jax, capture_torch, to_numpy
 from parity.environment import environment
 from parity.ledger import GIVEN, Key, Ledger

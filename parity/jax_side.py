@@ -13,7 +13,8 @@ import optax
 
 from jax_impl import checkpoint, evaluate, input, optimizer, parallel, step
 from jax_impl.losses import IGNORE
-from jax_impl.models import flatten, make_model, unflatten
+from jax_impl.models import make_model
+from jax_impl.tree import flatten, unflatten
 from parity.capture import capture_jax
 from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
 from parity.weights import torch_to_jax

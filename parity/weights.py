@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_impl.models import Model, Tree, flatten, unflatten
+from jax_impl.models import Model
+from jax_impl.tree import Tree, flatten, unflatten
 from twinstep.errors import UserError
 
 

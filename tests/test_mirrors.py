@@ -12,15 +12,17 @@ ROOT = Path(__file__).parents[1]
 
 # Files that only jax_impl has, and why. torch_ref has none that jax_impl lacks.
 JAX_FILES = {
-    "aot.py": "compiling for a machine that is not there is XLA's",
-    "chips.py": "the table of accelerators that aot and MFU look up",
+    "aot/__init__.py": "the package",
+    "aot/__main__.py": "compiling for a machine that is not there is XLA's",
+    "aot/chips.py": "the table of accelerators that aot and MFU look up",
+    "aot/hlo.py": "reading of XLA's compiled programs",
+    "aot/roofline.py": "what a program of XLA's is bound by",
     "cpu.py": "what XLA on a CPU needs to be told; torch_ref is torch as it comes",
     "fsdp.py": "dividing parameters among devices; torch_ref shows data parallel only",
     "head_loss.py": "large logits in pieces without a copy in float32; torch_ref makes them whole, as torch users do",
-    "hlo.py": "reading of XLA's compiled programs, for aot",
     "models/splash.py": "JAX's Pallas attention kernel for TPUs; torch has scaled_dot_product_attention",
     "plot.py": "one command draws the runs of both",
-    "roofline.py": "what a program of XLA's is bound by, for aot",
+    "tree.py": "nested dicts and flat names; a torch module holds its arrays under their names",
     "processes.py": "jax.distributed; torch_ref has torchrun, and parallel.py for what is left",
 }
 
@@ -37,7 +39,7 @@ WITHOUT_TWIN: dict[str, tuple[set[str], set[str], str]] = {
     ),
     "input.py": (set(), {"to_tensors"}, "JAX takes NumPy arrays as they are"),
     "models/__init__.py": (
-        {"Model", "flatten", "unflatten", "load_tree"},
+        {"Model", "load_tree"},
         {"weight_shapes", "load_weights"},
         "a torch module holds its arrays under their names; JAX has a structure and a tree apart",
     ),

@@ -18,10 +18,10 @@ import torch
 
 import jax_impl.checkpoint
 import torch_ref.checkpoint
-from jax_impl.models import flatten
 from jax_impl.models import make_model as make_jax_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state
+from jax_impl.tree import flatten
 from tests.helpers.trust import CHECKPOINT, FRAMEWORKS, arguments, train
 from torch_ref.models import make_model as make_torch_model
 from torch_ref.optimizer import setup_optimizers

@@ -26,10 +26,11 @@ from jax_impl import fsdp, parallel
 from jax_impl.aot import hlo
 from jax_impl.aot.chips import Chip, chip_of
 from jax_impl.aot.roofline import roofline
-from jax_impl.models import flatten, make_model
+from jax_impl.models import make_model
 from jax_impl.muon import on_every_device
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import State, init_state, train_step
+from jax_impl.tree import flatten
 from twinstep.cli import parse_flags
 from twinstep.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, TrainConfig
 from twinstep.errors import RunError, UserError, run_command

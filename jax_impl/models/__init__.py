@@ -17,13 +17,12 @@ from jax_impl.models.embedding import EmbeddingModel
 from jax_impl.models.gpt import GPT
 from jax_impl.models.linear import LinearClassifier
 from jax_impl.models.mlp import MLP
+from jax_impl.tree import Tree, flatten, unflatten
 from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig
 
 # Flax's names for BatchNorm's arrays, and torch's.
 TORCH_NAMES = {"scale": "weight", "mean": "running_mean", "var": "running_var"}
 FLAX_NAMES = {torch: flax for flax, torch in TORCH_NAMES.items()}
-
-Tree = dict[str, Any]
 
 
 class Model(NamedTuple):
@@ -77,24 +76,6 @@ def make_model(
     # Flax makes running statistics float32 whatever the parameters are; torch gives both one type.
     buffers = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, param_dtype), _tree(buffers))
     return Model(graphdef, _tree(params), buffers)
-
-
-def flatten(tree: Tree) -> dict[str, Any]:
-    """{"h": {"0": {"weight": w}}} -> {"h.0.weight": w}, in the order of the names."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join(str(entry.key) for entry in path): leaf for path, leaf in leaves}
-
-
-def unflatten(flat: Mapping[str, Any]) -> Tree:
-    """The inverse of `flatten`."""
-    tree: Tree = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
 
 
 def load_tree(shapes: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:

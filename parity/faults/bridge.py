@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_impl.models as models
-from jax_impl.models import flatten, unflatten
+from jax_impl.tree import flatten, unflatten
 from parity import weights
 from parity.faults.fault import Fault, swap
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_impl.checkpoint import open_manager, restore, save
-from jax_impl.models import flatten, make_model
+from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import State, init_state
+from jax_impl.tree import flatten
 from parity.formats.run_files import choose_step, read_files, write_files
 from parity.formats.snapshot import Snapshot, weight_shapes_of
 from twinstep.config import Config

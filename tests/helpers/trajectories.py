@@ -75,8 +75,9 @@ def run(config: Config, mode: str) -> dict[str, np.ndarray]:
     import optax
 
     from jax_impl import parallel
-    from jax_impl.models import flatten, make_model
+    from jax_impl.models import make_model
     from jax_impl.optimizer import make_optimizer
+    from jax_impl.tree import flatten
 
     model = make_model(config, parallel.axis_name(mode))
     shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}

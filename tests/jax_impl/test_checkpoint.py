@@ -16,9 +16,10 @@ from jax_impl.checkpoint import (
     save,
     split_state,
 )
-from jax_impl.models import flatten, make_model
+from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import State, init_state
+from jax_impl.tree import flatten
 from twinstep.config import Config, MLPConfig, TabularConfig
 from twinstep.errors import RunError, UserError
 from twinstep.facts import first_facts

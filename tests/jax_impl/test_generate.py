@@ -12,10 +12,11 @@ import pytest
 from jax_impl import generate as module
 from jax_impl.checkpoint import open_manager, save
 from jax_impl.generate import filter_logits, generate, main, sample, sample_text
-from jax_impl.models import flatten, load_tree, make_model
+from jax_impl.models import load_tree, make_model
 from jax_impl.models.gpt import make_cache
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state
+from jax_impl.tree import flatten
 from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
 from twinstep.config import Config
 from twinstep.data import ByteTokenizer

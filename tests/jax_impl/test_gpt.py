@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_impl.models import flatten, load_tree, make_model
+from jax_impl.models import load_tree, make_model
 from jax_impl.models.gpt import apply_rotary, rms_norm, rotary_table
+from jax_impl.tree import flatten
 from twinstep.config import Config, GPTConfig, TrainConfig
 from twinstep.init import initial_weights
 

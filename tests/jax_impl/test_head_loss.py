@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jax_impl import head_loss
-from jax_impl.models import flatten, load_tree, make_model
+from jax_impl.models import load_tree, make_model
 from jax_impl.step import micro_step
+from jax_impl.tree import flatten
 from twinstep.config import Config, CorpusConfig, GPTConfig, LinearConfig, TabularConfig, TrainConfig
 from twinstep.init import initial_weights
 

@@ -9,9 +9,10 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
-from jax_impl.models import flatten, load_tree, make_model
+from jax_impl.models import load_tree, make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import eval_step, init_state, micro_step, train_step
+from jax_impl.tree import flatten
 from twinstep.config import Config, LinearConfig, OptimizerConfig, TabularConfig, TrainConfig
 
 C = 0.5  # scikit-learn minimizes |weight|^2 / 2 + C * summed nats

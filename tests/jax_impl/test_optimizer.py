@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_impl.models import flatten, make_model, unflatten
+from jax_impl.models import make_model
 from jax_impl.optimizer import (
     CLIP_EPS,
     Group,
@@ -17,6 +17,7 @@ from jax_impl.optimizer import (
     newton_schulz_dtype,
     optimizer_groups,
 )
+from jax_impl.tree import flatten, unflatten
 from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
 from twinstep.config import TrainConfig as Train
 from twinstep.errors import UserError

@@ -14,8 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jax_impl import fsdp, parallel
 from jax_impl.checkpoint import inspect_arrays
-from jax_impl.models import flatten, make_model
+from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer
+from jax_impl.tree import flatten
 from tests.helpers.trajectories import (
     CASES,
     environment,

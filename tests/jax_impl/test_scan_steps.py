@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jax_impl.models import flatten, make_model
+from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state, scan_train_steps, train_step
+from jax_impl.tree import flatten
 from twinstep.config import Config, LinearConfig, MLPConfig, TrainConfig
 from twinstep.init import initial_weights
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jax_impl.models import flatten, make_model
+from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import eval_step, init_state, train_step
+from jax_impl.tree import flatten
 from twinstep.config import Config, GPTConfig, MLPConfig, OptimizerConfig, TabularConfig, TrainConfig
 from twinstep.init import initial_weights
 

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 import jax_impl.checkpoint
 import torch_ref.checkpoint
-from jax_impl.models import flatten
 from jax_impl.muon import MuonState
+from jax_impl.tree import flatten
 from parity.convert import convert, detect
 from parity.formats import jax_run, torch_run
 from parity.formats.snapshot import check_arrays

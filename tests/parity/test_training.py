@@ -13,6 +13,7 @@ import jax_impl.models as jax_models
 import torch_ref.models as torch_models
 from jax_impl import step as jax_step
 from jax_impl.optimizer import make_optimizer
+from jax_impl.tree import flatten
 from torch_ref import step as torch_step
 from torch_ref.input import to_tensors
 from torch_ref.optimizer import setup_optimizers
@@ -90,11 +91,9 @@ def train_side_by_side(config: Config, monkeypatch, optimizer=None) -> None:
         state, found = step(state, batch)
         for metric in ("loss", "grad_norm", "learning_rate"):
             assert float(found[metric]) == pytest.approx(float(expected[metric]), rel=LIMIT), f"step {number}: {metric}"
-        assert_leaves_agree(number, "gradient", jax_models.flatten(state.opt_state[0]), torch_gradients)
+        assert_leaves_agree(number, "gradient", flatten(state.opt_state[0]), torch_gradients)
         arrays = {n: t.numpy() for n, t in reference.state_dict().items() if not n.endswith("num_batches_tracked")}
-        assert_leaves_agree(
-            number, "parameter", jax_models.flatten(state.params) | jax_models.flatten(state.buffers), arrays
-        )
+        assert_leaves_agree(number, "parameter", flatten(state.params) | flatten(state.buffers), arrays)
 
 
 @pytest.mark.parametrize("init", ["native", "nonzero"])

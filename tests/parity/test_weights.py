@@ -30,7 +30,7 @@ def test_the_bridge_is_exact_both_ways(config):
 def test_batch_norms_running_statistics_go_to_the_buffers():
     model = jax_models.make_model(MLP)
     params, buffers = torch_to_jax(model, state_dict(MLP))
-    assert set(jax_models.flatten(buffers)) == {"norm.running_mean", "norm.running_var"}
+    assert set(flatten(buffers)) == {"norm.running_mean", "norm.running_var"}
     assert "running_mean" not in params["norm"]
 
 

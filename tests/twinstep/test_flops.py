@@ -18,7 +18,8 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_counted_parameters_are_those_of_the_real_model(name):
-    from jax_impl.models import flatten, make_model
+    from jax_impl.models import make_model
+    from jax_impl.tree import flatten
 
     params = flatten(make_model(Config(model=SMALL[name])).params)
     assert parameter_count(SMALL[name]) == sum(p.size for p in params.values())
