@@ -5,6 +5,7 @@ import pytest
 
 import jax_impl.models as jax_models
 import torch_ref.models as torch_models
+from jax_impl.tree import flatten
 from parity.weights import Rule, carry_to_jax, carry_to_torch, jax_to_torch, map_names, torch_to_jax
 from twinstep.config import MLPConfig
 from twinstep.errors import UserError
