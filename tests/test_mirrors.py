@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[1]
 # Files that only jax_impl has, and why. torch_ref has none that jax_impl lacks.
 JAX_FILES = {
     "aot/__init__.py": "the package",
-    "aot/__main__.py": "compiling for a machine that is not there is XLA's",
+    "aot/__main__.py": "the command",
     "aot/chips.py": "the table of accelerators that aot and MFU look up",
+    "aot/compile.py": "compiling for a machine that is not there is XLA's",
     "aot/hlo.py": "reading of XLA's compiled programs",
     "aot/roofline.py": "what a program of XLA's is bound by",
     "cpu.py": "what XLA on a CPU needs to be told; torch_ref is torch as it comes",

@@ -13,8 +13,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jax_impl import parallel
 from jax_impl.aot import hlo
-from jax_impl.aot.__main__ import export_for_cuda
 from jax_impl.aot.chips import chip_of
+from jax_impl.aot.compile import export_for_cuda
 from jax_impl.aot.hlo import Collective
 from jax_impl.aot.roofline import exchange_seconds, roofline
 from jax_impl.models.attention import causal_attention
