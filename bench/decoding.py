@@ -24,7 +24,7 @@ def prepare(side: str, spec: dict[str, Any]) -> Any:
     prompts = list(np.random.default_rng(0).integers(0, vocab_size, (spec["batch"], spec["prompt"]), dtype=np.int32))
     if side == "jax":
         from jax_impl import cpu, parallel
-        from jax_impl import generate as jax_generate
+        from jax_impl.decoding import generate_in_chunks
         from jax_impl.models import load_tree, make_model
         from jax_impl.tree import flatten
 
@@ -33,7 +33,7 @@ def prepare(side: str, spec: dict[str, Any]) -> Any:
         model = make_model(config)
         shapes = {name: s.shape for name, s in flatten(model.params).items()}
         params = load_tree(model.params, initial_weights(shapes, 0, "nonzero"))
-        start = lambda: jax_generate.generate(model, params, config, prompts, spec["tokens"], temperature=0)
+        start = lambda: generate_in_chunks(model, params, config, prompts, spec["tokens"], temperature=0)
     else:
         from torch_ref import generate as torch_generate
         from torch_ref.models import load_weights, weight_shapes

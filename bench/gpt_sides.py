@@ -60,7 +60,7 @@ def prepare_jax(config: Config) -> Work:
 
     cpu.keep_freed_memory(config)
     parallel.set_precision(config)
-    model = make_model(config)
+    model = make_model(config, None, parallel.attention())
     steps = parallel.make_steps(config, "jit", model, make_optimizer(config, model.params))
     shapes = {name: s.shape for name, s in flatten(model.params).items()}
     state, batch = steps.init_state(initial_weights(shapes, 0, "nonzero")), batch_of(config)

@@ -1,63 +1,90 @@
-"""The summed loss of a language model from its last hidden state, in pieces that never hold all logits.
+"""The loss of a micro-batch; a language model's in chunks of time where its logits are many.
 
 Logits (B, T, V), their softcap, softmax and gradients are a training step's largest arrays by far once V is large.
-Here a piece of T meets the head, gives its sums and at once its gradients, and its logits are gone before the next.
+A chunk of T meets the head, gives its sums and at once its gradients, and its logits are gone before the next.
 
-Shapes: B batch, T time, D model, V vocabulary, P pieces, t time of a piece.
+Shapes: B batch, T time, D model, V vocabulary, P chunks, t time of a chunk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl.losses import IGNORE, Sums, loss_sums
+from jax_impl.models import forward
+from jax_impl.models.gpt import GPT
 from twinstep.config import Config, GPTConfig
 from twinstep.resolve import sequence_len, units_per_step
 
-# A piece has as many logits as this (64 MB in float32), or an eighth of all: each adds a gradient of the size of the
-# head's weight, which must stay small beside the piece's own work.
-SMALLEST_PIECE = 2**24
-MOST_PIECES = 8
+# A chunk has as many logits as this (64 MB in float32), or an eighth of all: each adds a gradient of the size of the
+# head's weight, which must stay small beside the chunk's own work.
+SMALLEST_CHUNK = 2**24
+MOST_CHUNKS = 8
 
 Head = Callable[[Any, jax.Array], jax.Array]  # (weights, x (B, T, D)) -> logits (B, T, V)
 
 
-def count_pieces(tokens: int, length: int, vocab_size: int) -> int:
-    """P for B T tokens in sequences of T; 1 where the logits are few enough to be made at once."""
-    pieces = -(-tokens * vocab_size // SMALLEST_PIECE)
-    return min(pieces, MOST_PIECES, length)
+def batch_loss(module: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Sums:
+    """`loss_sums` of a module's logits for one micro-batch; differentiable in `nats`."""
+    targets, chunks = batch["targets"], 1
+    if isinstance(module, GPT):
+        chunks = count_chunks(targets.size, targets.shape[-1], module.lm_head.out_features)
+    if chunks == 1:
+        return loss_sums(forward(module, batch, key), targets)
+    head, weights = head_of(module)
+    return chunked_loss(head, chunks, weights, module.hidden(batch["tokens"]), targets)
+
+
+def count_chunks(tokens: int, length: int, vocab_size: int) -> int:
+    """P for B T tokens in sequences of T; 1 where the logits are few enough to be computed at once."""
+    chunks = -(-tokens * vocab_size // SMALLEST_CHUNK)
+    return min(chunks, MOST_CHUNKS, length)
 
 
 def large_logits(config: Config) -> bool:
-    """Whether a micro-step's logits are made in pieces, on one device; the configuration's sizes are filled in."""
+    """Whether a micro-step's logits come in chunks, on one device; the configuration's sizes are filled in."""
     if not isinstance(config.model, GPTConfig):
         return False
     assert config.model.vocab_size is not None
     tokens = units_per_step(config) // config.train.accumulation
-    return count_pieces(tokens, sequence_len(config), config.model.vocab_size) > 1
+    return count_chunks(tokens, sequence_len(config), config.model.vocab_size) > 1
+
+
+def head_of(module: GPT) -> tuple[Head, Any]:
+    """`GPT.head` as a function of its weights, and these weights, read once: sharded ones are gathered here."""
+    parts: Any = nnx.split(module, nnx.PathContains("lm_head"), ...)
+    graphdef, weights, rest = parts
+    weights = nnx.from_flat_state({path: nnx.Param(x.get_value()) for path, x in nnx.to_flat_state(weights)})
+
+    def head(weights: Any, x_BTD: jax.Array) -> jax.Array:
+        return checkpoint_name(nnx.merge(graphdef, weights, rest).head(x_BTD), "logits")  # as the module tags them
+
+    return head, weights
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def head_loss(head: Head, pieces: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> Sums:
+def chunked_loss(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> Sums:
     """`loss_sums` of the head's logits. Differentiable in `nats`, with respect to `weights` and `x`.
 
-    Only its derivative goes in pieces: it is what keeps the logits.
+    Only its derivative goes by chunks: it is what would keep the logits.
     """
     return loss_sums(head(weights, x_BTD), targets_BT)
 
 
-def _forward(head: Head, pieces: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array):
+def _forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[Sums, Any]:
     """The sums and, since they are linear in their own cotangent, the gradients of `nats` already."""
     B, T, D = x_BTD.shape
-    t = -(-T // pieces)
-    beyond = ((0, 0), (0, pieces * t - T))
-    x_PBtD = jnp.pad(x_BTD, (*beyond, (0, 0))).reshape(B, pieces, t, D).swapaxes(0, 1)
-    targets_PBt = jnp.pad(targets_BT, beyond, constant_values=IGNORE).reshape(B, pieces, t).swapaxes(0, 1)
+    t = -(-T // chunks)
+    beyond = ((0, 0), (0, chunks * t - T))
+    x_PBtD = jnp.pad(x_BTD, (*beyond, (0, 0))).reshape(B, chunks, t, D).swapaxes(0, 1)
+    targets_PBt = jnp.pad(targets_BT, beyond, constant_values=IGNORE).reshape(B, chunks, t).swapaxes(0, 1)
 
-    def piece(x_BtD: jax.Array, targets_Bt: jax.Array) -> tuple[Sums, Any, jax.Array]:
+    def chunk(x_BtD: jax.Array, targets_Bt: jax.Array) -> tuple[Sums, Any, jax.Array]:
         def nats(weights: Any, x_BtD: jax.Array) -> tuple[jax.Array, Sums]:
             sums = loss_sums(head(weights, x_BtD), targets_Bt)
             return sums.nats, sums
@@ -65,19 +92,19 @@ def _forward(head: Head, pieces: int, weights: Any, x_BTD: jax.Array, targets_BT
         (dweights, dx_BtD), sums = jax.grad(nats, argnums=(0, 1), has_aux=True)(weights, x_BtD)
         return sums, dweights, dx_BtD
 
-    def add_piece(totals: tuple[Sums, Any], part: tuple[jax.Array, jax.Array]):
-        sums, dweights, dx_BtD = piece(*part)
+    def add_chunk(totals: tuple[Sums, Any], part: tuple[jax.Array, jax.Array]) -> tuple[tuple[Sums, Any], jax.Array]:
+        sums, dweights, dx_BtD = chunk(*part)
         return jax.tree.map(jnp.add, totals, (sums, dweights)), dx_BtD
 
-    shapes = jax.eval_shape(piece, x_PBtD[0], targets_PBt[0])[:2]
+    shapes = jax.eval_shape(chunk, x_PBtD[0], targets_PBt[0])[:2]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (sums, dweights), dx_PBtD = jax.lax.scan(add_piece, zeros, (x_PBtD, targets_PBt))
-    return sums, (dweights, dx_PBtD.swapaxes(0, 1).reshape(B, pieces * t, D)[:, :T])
+    (sums, dweights), dx_PBtD = jax.lax.scan(add_chunk, zeros, (x_PBtD, targets_PBt))
+    return sums, (dweights, dx_PBtD.swapaxes(0, 1).reshape(B, chunks * t, D)[:, :T])
 
 
-def _backward(head: Head, pieces: int, gradients: tuple[Any, jax.Array], dsums: Sums):
+def _backward(head: Head, chunks: int, gradients: tuple[Any, jax.Array], dsums: Sums) -> tuple[Any, jax.Array, None]:
     dweights, dx_BTD = jax.tree.map(lambda g: dsums.nats.astype(g.dtype) * g, gradients)
     return dweights, dx_BTD, None
 
 
-head_loss.defvjp(_forward, _backward)
+chunked_loss.defvjp(_forward, _backward)

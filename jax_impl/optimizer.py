@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from jax_impl.muon import Spread, muon
+from jax_impl.muon import muon
 from jax_impl.schedule import decay_multiplier, lr_multiplier, muon_momentum
 from jax_impl.tree import flatten, unflatten
 from twinstep.config import Config, GPTConfig
@@ -68,59 +69,73 @@ def optimizer_groups(config: Config) -> dict[str, Group]:
     return {**groups, "vector": Group("adamw", o.adamw_lr, 0.0)}
 
 
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scale all gradients by min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ does."""
+def clip_by_global_norm(grads: Any, max_norm: float) -> tuple[Any, jax.Array]:
+    """torch.nn.utils.clip_grad_norm_: all gradients times min(1, max_norm / (norm + 1e-6)), and the norm before.
 
-    def update(grads: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
-        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) + CLIP_EPS))
-        return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+    0 only measures.
+    """
+    limit = max_norm if max_norm > 0 else float("inf")
+    norm = optax.tree.norm(grads)
+    factor = jnp.minimum(1.0, limit / (norm + CLIP_EPS))
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
+def make_optimizer(
+    config: Config, params: Any, stacked: bool = False, mesh: Mesh | None = None
+) -> optax.GradientTransformation:
+    """One transformation per label, each for its own parameters (`optax.multi_transform`).
 
-def make_optimizer(config: Config, params: Any, spread: Spread | None = None) -> optax.GradientTransformation:
-    """Clipping over the whole tree, then `optax.multi_transform` by label. `params` is read for its names only.
-
-    spread: how Muon takes its matrices, see `muon.orthogonalize_tree`.
+    params: read for its names only. stacked, mesh: how Muon takes its matrices, see `muon.orthogonalize_tree`.
     """
     labels = label_parameters(config, list(flatten(params)))
-    used = set(labels.values())
     transforms = {
-        label: make_transform(config, group, spread)
+        label: make_transform(config, group, stacked, mesh)
         for label, group in optimizer_groups(config).items()
-        if label in used
+        if label in labels.values()
     }
-    by_label = optax.multi_transform(transforms, unflatten(labels))
-    if config.optimizer.clip_norm == 0:
-        return by_label
-    return optax.chain(clip_by_global_norm(config.optimizer.clip_norm), by_label)
+    return optax.multi_transform(transforms, unflatten(labels))
 
 
-def make_transform(config: Config, group: Group, spread: Spread | None = None) -> optax.GradientTransformation:
-    """One group's optimizer with its schedules."""
+def make_transform(
+    config: Config, group: Group, stacked: bool = False, mesh: Mesh | None = None
+) -> optax.GradientTransformation:
+    """One group's optimizer; `inject_hyperparams` calls its schedules and keeps their values in the state."""
     o, steps = config.optimizer, config.train.steps
 
-    def learning_rate(count):
+    def learning_rate(count: jax.Array) -> jax.Array:
         return group.learning_rate * lr_multiplier(o, steps, count)
 
-    def weight_decay(count):
+    def weight_decay(count: jax.Array) -> jax.Array:
         return group.weight_decay * decay_multiplier(o, steps, count)
 
     match group.algorithm:
         case "muon":
-            return muon(
+            return optax.inject_hyperparams(muon, ("steps", "dtype", "stacked", "mesh"))(
                 learning_rate,
                 lambda count: muon_momentum(o, count),
                 weight_decay,
                 steps=o.newton_schulz_steps,
                 dtype=newton_schulz_dtype(config),
-                spread=spread,
+                stacked=stacked,
+                mesh=mesh,
             )
         case "sgd":
-            return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
+            return optax.inject_hyperparams(sgd)(learning_rate, weight_decay)
         case "adamw":
-            return optax.adamw(learning_rate, o.beta1, o.beta2, o.eps, weight_decay=weight_decay)
+            scheduled = optax.inject_hyperparams(optax.adamw, ("b1", "b2", "eps", "eps_root"))
+            return scheduled(learning_rate, o.beta1, o.beta2, o.eps, weight_decay=weight_decay)
     raise AssertionError(group.algorithm)
+
+
+def sgd(learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
+    """p <- p - lr (g + wd p), torch.optim.SGD's rule without momentum."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
+
+
+def last_learning_rate(opt_state: Any) -> jax.Array:
+    """The matrices' learning rate in the last update, from where `inject_hyperparams` keeps it."""
+    matrix = optax.tree.get(opt_state, "inner_states")["matrix"]
+    return optax.tree.get(matrix, "learning_rate", filtering=lambda _, value: isinstance(value, jax.Array))
 
 
 def newton_schulz_dtype(config: Config) -> jnp.dtype:

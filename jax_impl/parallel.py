@@ -1,4 +1,4 @@
-"""Where the pure step runs: one device, data parallel over several, or divided among them (`fsdp.py`).
+"""Where the pure step runs: one device, data parallel over several, or sharded over them (`fsdp.py`).
 
 Shapes: N devices of this process, A micro-steps, B batch (of this process).
 """
@@ -18,9 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax_impl import cpu, fsdp
 from jax_impl.aot.chips import chip_of
 from jax_impl.losses import Sums
+from jax_impl.mesh import array_spec, batch_spec, make_mesh
 from jax_impl.models import Model
-from jax_impl.models.attention import causal_attention
-from jax_impl.muon import Spread, on_every_device
+from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.step import Axes, Batch, State, eval_step, init_state, train_step
 from jax_impl.tree import flatten
 from twinstep.config import Config
@@ -33,9 +33,9 @@ class Steps(NamedTuple):
     """The steps, compiled on first use, and how to bring arrays to where they run.
 
     `train` donates its state: the old one is gone after the call. Its `signal` is a number of this process; over
-    several devices the metrics hold the largest. Batches are this process's share of the global
-    one. `global_state` names the same arrays as belonging to all processes, as a checkpoint must see them;
-    `local_params` are parameters that one process can compute with alone.
+    several devices the metrics hold the largest. Batches are this process's shard of the global one. `global_state`
+    names the same arrays as belonging to all processes, as a checkpoint must see them; `local_params` are parameters
+    that one process can compute with alone.
     """
 
     train: Callable[..., tuple[State, dict[str, jax.Array]]]  # (state, batch, signal=0)
@@ -78,24 +78,32 @@ def choose_mode(config: Config) -> str:
 
 def axis_name(mode: str) -> Axes:
     """The mapped axis, or axes, over which the model's BatchNorm takes its statistics; None on one device."""
-    axes: dict[str, Axes] = {"jit": None, "pmap": AXIS, "fsdp": fsdp.make_mesh().axis_names}
+    axes: dict[str, Axes] = {"jit": None, "pmap": AXIS, "fsdp": make_mesh().axis_names}
     return axes[mode]
 
 
-def spread(mode: str) -> Spread | None:
-    """How Muon takes its matrices: in stacks, divided among the devices or not, or on a CPU one by one."""
-    if mode == "fsdp":
-        return fsdp.divide_stack(fsdp.make_mesh())
-    return None if jax.default_backend() == "cpu" else on_every_device
-
-
 def attention() -> Callable[..., jax.Array]:
-    """gpt's attention on these devices: on TPUs the kernel that never holds all scores."""
+    """The fastest form of gpt's attention on these devices; every form gives what `causal_attention` gives."""
     if jax.default_backend() != "tpu":
-        return causal_attention
+        return blockwise_attention
     from jax_impl.models.splash import splash_attention  # Pallas takes a second to import
 
     return splash_attention
+
+
+def scans_blocks(mode: str) -> bool:
+    """Whether gpt's blocks are one loop: so that fsdp gathers the weights of one block at a time.
+
+    Not so in several processes on CPUs: gathers inside a loop and beside it may start in another order on each
+    process, and gloo then waits for ever.
+    """
+    return mode == "fsdp" and (jax.default_backend() != "cpu" or jax.process_count() == 1)
+
+
+def muon_stacks(mode: str) -> tuple[bool, Mesh | None]:
+    """Whether Muon stacks its matrices, as it should but on a CPU, and the mesh whose devices share the stacks."""
+    mesh = make_mesh() if mode == "fsdp" else None
+    return mesh is not None or jax.default_backend() != "cpu", mesh
 
 
 def make_steps(config: Config, mode: str, model: Model, optimizer: optax.GradientTransformation) -> Steps:
@@ -124,7 +132,7 @@ def jit_steps(config: Config, model: Model, optimizer: optax.GradientTransformat
 
 
 def pmap_steps(config: Config, model: Model, optimizer: optax.GradientTransformation) -> Steps:
-    """The whole state on every device, the examples divided; `psum` adds the gradients before the optimizer."""
+    """The state replicated, the examples sharded; a psum adds the gradients before the optimizer."""
     n = jax.local_device_count()
     # The state has no device axis: in_axes=None replicates it, out_axes=None returns it as one replicated array.
     step = jax.pmap(
@@ -158,33 +166,33 @@ def pmap_steps(config: Config, model: Model, optimizer: optax.GradientTransforma
 
 
 def fsdp_steps(config: Config, model: Model, optimizer: optax.GradientTransformation) -> Steps:
-    """Parameters, optimizer state and examples all divided: a jitted step whose arrays carry their shardings."""
-    mesh = fsdp.make_mesh()
+    """Parameters, optimizer state and examples all sharded: a jitted step whose arrays carry their shardings."""
+    mesh = make_mesh()
     shapes = flatten(model.params) | flatten(model.buffers)
     start = partial(init_state, model, optimizer, seed=config.train.seed)
     shardings = fsdp.state_shardings(jax.eval_shape(start, shapes), mesh)
-    start_divided = jax.jit(start, out_shardings=shardings)
+    start_sharded = jax.jit(start, out_shardings=shardings)
     step = fsdp_train(config, model, optimizer, mesh, shardings)
 
     def place(x: Any, sharding: NamedSharding, dtype: Any = None) -> jax.Array:
-        """Every process holds all of x and puts its own parts on its devices."""
+        """Every process holds all of x and puts its shards on its devices."""
         x = np.asarray(x, dtype)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     def start_from(weights: dict[str, np.ndarray]) -> State:
-        """Neither the parameters nor the optimizer state are ever whole on a device."""
+        """No device ever holds all of a parameter or of the optimizer state."""
         placed = {
-            name: place(weights[name], NamedSharding(mesh, fsdp.array_spec(s.shape, mesh)), s.dtype)
+            name: place(weights[name], NamedSharding(mesh, array_spec(s.shape, mesh)), s.dtype)
             for name, s in shapes.items()
         }
-        return start_divided(placed)
+        return start_sharded(placed)
 
     return Steps(
         train=lambda state, batch, signal=0: step(
             state, batch, _place_examples(np.full(jax.local_device_count(), signal, np.int32), mesh, axis=0)
         ),
         compiled=step,
-        evaluate=jax.jit(partial(fsdp.divided_eval_step, mesh, jnp.dtype(config.train.dtype), model)),
+        evaluate=jax.jit(partial(fsdp.sharded_eval_step, mesh, jnp.dtype(config.train.dtype), model)),
         init_state=start_from,
         place_state=lambda state: jax.tree.map(place, state, shardings),
         place_train_batch=lambda batch: {name: _place_examples(x, mesh, axis=1) for name, x in batch.items()},
@@ -199,8 +207,8 @@ def fsdp_steps(config: Config, model: Model, optimizer: optax.GradientTransforma
 def fsdp_train(
     config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh, shardings: Any
 ) -> Any:
-    """The jitted train step over a mesh, whose devices need not be attached: `aot.py` compiles it for others."""
-    gradients = fsdp.divided_gradients(mesh, jnp.dtype(config.train.dtype))
+    """The jitted train step over a mesh, whose devices need not be attached: `aot/` compiles it for others."""
+    gradients = fsdp.sharded_gradients(mesh, jnp.dtype(config.train.dtype))
     return jax.jit(
         with_signal(partial(train_step, config, model, optimizer, gradients=gradients), jnp.max),
         donate_argnums=0,
@@ -211,8 +219,8 @@ def fsdp_train(
 def with_signal(step: Callable[[State, Batch], Any], largest: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
     """The step with one more argument, a number per device, and the largest of them among its metrics.
 
-    It is made to depend on the loss, so that it is gathered last: XLA on a CPU runs a collective that depends on
-    nothing beside those inside a loop, in another order on each process, and gloo then mixes them up.
+    The number is made to depend on the loss, so that its collective comes last: XLA on a CPU runs a collective that
+    depends on nothing beside those inside a loop, in another order on each process, and gloo then mixes them up.
     """
 
     def train(state: State, batch: Batch, signal: jax.Array) -> tuple[State, dict[str, jax.Array]]:
@@ -236,7 +244,7 @@ def _place_examples(x: np.ndarray, mesh: Mesh, axis: int) -> jax.Array:
         jax.device_put(part, device) for part, device in zip(np.split(x, len(devices), axis), devices, strict=True)
     ]
     shape = (*x.shape[:axis], x.shape[axis] * jax.process_count(), *x.shape[axis + 1 :])
-    sharding = NamedSharding(mesh, fsdp.batch_spec(mesh, axis))
+    sharding = NamedSharding(mesh, batch_spec(mesh, axis))
     return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
@@ -256,8 +264,8 @@ def peak_flops(config: Config) -> float | None:
 
 
 def measured_matmul_flops(config: Config, size: int = 1024, repeats: int = 5) -> float:
-    """FLOP/s of the fastest of a few square matrix products in the compute type."""
-    x = jnp.ones((size, size), config.train.dtype)
+    """FLOP/s of the fastest of a few square matrix products in the compute dtype."""
+    x = jnp.ones((size, size), dtype=getattr(jnp, config.train.dtype))
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
     best = float("inf")

@@ -1,4 +1,4 @@
-"""The train step and the eval step: pure functions on plain trees.
+"""The train step and the eval step: forward, backward, clip, update, as pure functions on plain trees.
 
 jit, pmap, sharding and donation are applied outside, in `parallel.py`. Shapes: A micro-steps, B batch, the rest as
 in the models.
@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.ad_checkpoint import checkpoint_name
 
-from jax_impl.head_loss import count_pieces, head_loss
+from jax_impl.head_loss import batch_loss
 from jax_impl.losses import Sums, loss_sums
-from jax_impl.models import Model, load_tree
-from jax_impl.models.gpt import GPT
-from jax_impl.schedule import lr_multiplier
+from jax_impl.models import Model, forward, load_tree
+from jax_impl.optimizer import clip_by_global_norm, last_learning_rate
 from jax_impl.tree import Tree, flatten
 from twinstep.config import Config
 
@@ -42,34 +40,19 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, weights: d
     return State(params, buffers, optimizer.init(params), jnp.zeros([], jnp.int32), key)
 
 
-def forward(module: Any, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-    """The logits of one micro-batch."""
-    if "tokens" in batch:
-        return module(batch["tokens"])
-    if hasattr(module, "dropout"):
-        return module(batch["inputs"], key, batch.get("dropout_mask"))
-    return module(batch["inputs"])
-
-
 def summed_loss(
     params: Tree, model: Model, buffers: Tree, micro_batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, tuple[Sums, Tree]]:
     """Summed (not mean) loss of one micro-batch in nats; sums and new buffers beside it."""
-    module, targets = model.bind(params, buffers, train=True), micro_batch["targets"]
-    pieces = count_pieces(targets.size, targets.shape[-1], module.vocab_size) if isinstance(module, GPT) else 1
-    if pieces > 1:
-        head, weights = module.head()
-        named_head = lambda weights, x_BTD: checkpoint_name(head(weights, x_BTD), "logits")
-        sums = head_loss(named_head, pieces, weights, module.hidden(micro_batch["tokens"]), targets)
-    else:
-        sums = loss_sums(checkpoint_name(forward(module, micro_batch, key), "logits"), targets)
+    module = model.bind(params, buffers, train=True)
+    sums = batch_loss(module, micro_batch, key)
     return sums.nats, (sums, model.buffers_of(module))
 
 
 def micro_step(
     model: Model, params: Tree, buffers: Tree, micro_batch: Batch, key: jax.Array
 ) -> tuple[Sums, Tree, Tree]:
-    """Sums, new buffers and the gradient of the summed loss of one micro-batch."""
+    """Forward and backward: sums, new buffers and the gradient of the summed loss of one micro-batch."""
     grads, (sums, new_buffers) = jax.grad(summed_loss, has_aux=True)(params, model, buffers, micro_batch, key)
     return sums, new_buffers, grads
 
@@ -79,7 +62,7 @@ def summed_gradients(
 ) -> tuple[Sums, Tree, Tree]:
     """Sums, new buffers and the gradient of the summed loss of a batch of A micro-batches, each array (A, B, ...)."""
 
-    def accumulate(carry: tuple[Sums, Tree, Tree], micro: tuple[jax.Array, Batch]):
+    def accumulate(carry: tuple[Sums, Tree, Tree], micro: tuple[jax.Array, Batch]) -> tuple[Any, None]:
         sums, buffers, grads = carry
         number, micro_batch = micro
         more, buffers, more_grads = micro_step(model, params, buffers, micro_batch, jax.random.fold_in(key, number))
@@ -108,9 +91,9 @@ def train_step(
     """One optimizer step on a batch of A micro-batches, each array (A, B, ...).
 
     The loss is the mean over all targets of the step that count: sums are added over micro-steps and over the
-    devices of `axis_name`, and divided once. `gradients` computes what `summed_gradients` does, divided among devices
-    or not. Metrics: loss (nats), grad_norm (before clipping), learning_rate (the matrices'), leaf_norms (one per
-    parameter, to name a tensor that is not finite).
+    devices of `axis_name`, and divided once. gradients: `summed_gradients`, or the same for sharded parameters.
+    Metrics: loss (nats), grad_norm (before clipping), learning_rate (the matrices'), leaf_norms (one per parameter,
+    to name a tensor that is not finite).
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     if axis_name is not None:
@@ -118,31 +101,28 @@ def train_step(
     sums, buffers, grads = gradients(model, state.params, state.buffers, batch, key)
     if axis_name is not None:
         sums, grads = jax.lax.psum((sums, grads), axis_name)
-
     targets = jnp.maximum(sums.targets, 1)
+    loss = sums.nats / targets
     grads = jax.tree.map(lambda g: g / targets.astype(g.dtype), grads)
+
+    # Not raveled, since that would gather a gradient that is sharded.
+    leaf_norms = jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in flatten(grads).values()])
     with jax.named_scope("optimizer"):
+        grads, grad_norm = clip_by_global_norm(grads, config.optimizer.clip_norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    o = config.optimizer
-    peak = o.adamw_lr if o.optimizer == "adamw" else o.matrix_lr
-    metrics = {
-        "loss": sums.nats / targets,
-        "grad_norm": optax.tree.norm(grads),
-        "learning_rate": peak * lr_multiplier(o, config.train.steps, state.step),
-        # No ravel: it would gather a gradient that is divided among devices.
-        "leaf_norms": jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in flatten(grads).values()]),
-    }
+    learning_rate = last_learning_rate(opt_state)
+    metrics = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, "leaf_norms": leaf_norms}
     return State(params, buffers, opt_state, state.step + 1, state.key), metrics
 
 
 def scan_train_steps(
     step_fn: Callable[[State, Batch], tuple[State, dict[str, jax.Array]]], state: State, batches: Batch
 ) -> tuple[State, dict[str, jax.Array]]:
-    """S optimizer steps in one dispatch, for models so small that calling the step takes longer than the step.
+    """Several optimizer steps in one dispatch, for models so small that calling the step takes longer than the step.
 
-    step_fn: `train_step` with all but its last two arguments given. batches: S stacked, each array (S, A, B, ...).
-    Returns the last state, and the metrics of every step with a leading axis S.
+    step_fn: `train_step` with all but its last two arguments given. batches: stacked, each array (steps, A, B, ...).
+    Returns the last state, and the metrics of every step with a leading axis of steps.
     """
     return jax.lax.scan(step_fn, state, batches)
 

@@ -57,8 +57,8 @@ def main(argv: list[str]) -> int:
     cpu.keep_freed_memory(config)
 
     mode = parallel.choose_mode(config)
-    model = make_model(config, parallel.axis_name(mode), parallel.attention())
-    optimizer = make_optimizer(config, model.params, parallel.spread(mode))
+    model = make_model(config, parallel.axis_name(mode), parallel.attention(), parallel.scans_blocks(mode))
+    optimizer = make_optimizer(config, model.params, *parallel.muon_stacks(mode))
     steps = parallel.make_steps(config, mode, model, optimizer)
 
     shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}

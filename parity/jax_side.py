@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -25,6 +26,7 @@ from twinstep.facts import first_facts
 # The fields of optax's and our own optimizer states, and what torch_side calls them.
 MOMENTS = {"mu": "first_moment", "nu": "second_moment", "momentum": "momentum", "count": "count"}
 OBSERVED = "observed"
+HYPERPARAMS = "hyperparams"  # the schedules' last values, as optax.inject_hyperparams keeps them
 
 
 class Observed(NamedTuple):
@@ -40,17 +42,41 @@ def observe() -> optax.GradientTransformation:
 
 
 def probing_optimizer(config: Config, params: Any) -> optax.GradientTransformation:
-    """jax_impl's optimizer with an `observe` before it and one before each group's own transformation.
-
-    What the groups receive is the clipped gradient, wherever the clipping stands.
-    """
+    """jax_impl's optimizer, which keeps the gradients before clipping, and those that each group receives after it."""
     make_transform = optimizer.make_transform
 
     def observed_transform(config: Config, group: optimizer.Group, *rest: Any) -> optax.GradientTransformation:
         return optax.chain(observe(), make_transform(config, group, *rest))
 
     with mock.patch.object(optimizer, "make_transform", observed_transform):
-        return optax.chain(observe(), optimizer.make_optimizer(config, params))
+        return keep_gradients(optimizer.make_optimizer(config, params))
+
+
+def keep_gradients(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer for what the step hands it within `probing_clip`; its state begins with the unclipped gradients."""
+
+    def update(given: tuple[Any, Any], state: tuple[Observed, Any], params: Any = None) -> tuple[Any, Any]:
+        before, clipped = given
+        updates, inner_state = inner.update(clipped, state[1], params)
+        return updates, (Observed(before), inner_state)
+
+    return optax.GradientTransformation(
+        lambda params: (Observed(jax.tree.map(jnp.zeros_like, params)), inner.init(params)),
+        update,
+    )
+
+
+@contextmanager
+def probing_clip() -> Iterator[None]:
+    """Within it the step's clipping hands on both gradients, before and after, to a `probing_optimizer`."""
+    clip = step.clip_by_global_norm
+
+    def both(grads: Any, max_norm: float) -> tuple[tuple[Any, Any], jax.Array]:
+        clipped, norm = clip(grads, max_norm)
+        return (grads, clipped), norm
+
+    with mock.patch.object(step, "clip_by_global_norm", both):
+        yield
 
 
 class JaxSide:
@@ -59,10 +85,9 @@ class JaxSide:
     def __init__(self, config: Config, devices: int = 1):
         self.config = config
         mode = "jit" if devices == 1 else "pmap"
-        attend = parallel.attention()
-        self.model = make_model(config, None, attend)
+        self.model = make_model(config, None, parallel.attention())
         self.optimizer = probing_optimizer(config, self.model.params)
-        stepped = make_model(config, parallel.axis_name(mode), attend)
+        stepped = make_model(config, parallel.axis_name(mode), parallel.attention())
         self.steps = parallel.make_steps(config, mode, stepped, self.optimizer)
         self.groups = optimizer.optimizer_groups(config)
         self.jit_capture = jax.jit(self._capture)
@@ -76,7 +101,7 @@ class JaxSide:
         weights = arrays({**flatten(state.params), **flatten(state.buffers)})
         found: dict[str, list[np.ndarray]] = {}
         for name, leaf in zip(self.state_names(state.opt_state), jax.tree.leaves(state.opt_state), strict=True):
-            if not name.startswith(OBSERVED):
+            if not name.startswith((OBSERVED, HYPERPARAMS)):
                 found.setdefault(name, []).append(np.asarray(leaf))
         moments = {
             name: same[0] if all((x == same[0]).all() for x in same) else np.stack(same) for name, same in found.items()
@@ -185,7 +210,8 @@ class JaxSide:
 
     def train_step(self, state: TrainingState, batch: Batch) -> Stepped:
         jax_state = self.steps.place_state(self.load(state))
-        after, metrics = self.steps.train(jax_state, self.steps.place_train_batch(batch))
+        with probing_clip():  # when the step is traced, at its first call
+            after, metrics = self.steps.train(jax_state, self.steps.place_train_batch(batch))
         return Stepped(
             np.asarray(metrics["loss"]),
             np.asarray(metrics["grad_norm"]),
@@ -195,7 +221,9 @@ class JaxSide:
         )
 
     def _optimize(self, gradients: Any, state: step.State) -> step.State:
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        with probing_clip():
+            given, _ = step.clip_by_global_norm(gradients, self.config.optimizer.clip_norm)
+        updates, opt_state = self.optimizer.update(given, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return state._replace(params=params, opt_state=opt_state, step=state.step + 1)
 

@@ -10,8 +10,12 @@ import torch
 
 from torch_ref.checkpoint import load_params
 from torch_ref.models import load_weights, make_model
-from torch_ref.models.gpt import GPT, make_cache
-from twinstep.cli import parse_flags
+from torch_ref.models.cache import make_cache
+from torch_ref.models.gpt import GPT
+from torch_ref.parallel import set_precision
+from torch_ref.processes import device
+from torch_ref.sampling import sample
+from twinstep.cli import parse_flags, read_run_config
 from twinstep.config import Config
 from twinstep.data import Tokenizer
 from twinstep.errors import run_command
@@ -26,42 +30,6 @@ from twinstep.generation import (
 )
 
 PREFILL = 64  # tokens of the prompt read at once
-GREEDY_BELOW = 1e-6  # a smaller temperature is taken as 0: dividing by it may overflow
-
-
-def filter_logits(logits_BV: torch.Tensor, top_k: int | None, top_p: float) -> torch.Tensor:
-    """-inf for all but the `top_k` largest logits, and of these all but the nucleus of probability `top_p`.
-
-    The nucleus is the smallest set of likeliest tokens with at least that probability (arXiv:1904.09751). Tokens as
-    likely as the last one that stays, stay too.
-    """
-    if top_k is not None and top_k < logits_BV.shape[-1]:
-        least_B1 = logits_BV.topk(top_k, dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
-    if top_p < 1:
-        sorted_BV = logits_BV.sort(dim=-1, descending=True).values
-        probability_BV = sorted_BV.softmax(dim=-1)
-        likelier_BV = probability_BV.cumsum(dim=-1) - probability_BV
-        least_B1 = sorted_BV.masked_fill(likelier_BV >= top_p, torch.inf).amin(dim=-1, keepdim=True)
-        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
-    return logits_BV
-
-
-def sample(
-    logits_BV: torch.Tensor, uniform_B: torch.Tensor, temperature: float, top_k: int | None, top_p: float
-) -> torch.Tensor:
-    """logits (B, V), numbers in [0, 1) (B,) -> tokens (B,) int64, by inverting the cumulative distribution.
-
-    Temperature comes before the filters. At temperature 0 the likeliest token, the first of equals.
-    """
-    if temperature < GREEDY_BELOW:
-        return logits_BV.argmax(dim=-1)
-    probability_BV = filter_logits(logits_BV / temperature, top_k, top_p).softmax(dim=-1)
-    # A sum in another order can grow where nothing is added: only tokens that have a probability are chosen.
-    cumulative_BV = probability_BV.cumsum(dim=-1).masked_fill(probability_BV == 0, 0)
-    total_B1 = cumulative_BV.amax(dim=-1, keepdim=True)
-    point_B1 = torch.minimum(uniform_B[:, None] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
-    return (cumulative_BV > point_B1).to(torch.uint8).argmax(dim=-1)
 
 
 @torch.no_grad()
@@ -82,11 +50,10 @@ def generate(
     Yields tokens (B,) int64: NO_TOKEN for a sequence that has ended or whose prompt is longer than the shortest and
     not read to its end. A sequence ends before `stop_token`; it doesn't depend on those beside it.
     """
-    device = model.lm_head.weight.device
     rows, lengths_B = np.arange(len(prompts)), np.array([len(prompt) for prompt in prompts])
     uniform_BT = uniform_numbers(seed, len(prompts), max_tokens)
-    with device:
-        size, dtype = int(lengths_B.max()) + max_tokens, getattr(torch, config.train.dtype)
+    size, dtype = int(lengths_B.max()) + max_tokens, getattr(torch, config.train.dtype)
+    with (device := model.lm_head.weight.device):
         cache = make_cache(model.config, len(prompts), size, dtype)
 
     shortest = int(lengths_B.min())
@@ -122,11 +89,14 @@ def sample_text(
 
 def main(argv: list[str]) -> int:
     options = parse_flags("python -m torch_ref.generate", GenerateOptions(), argv)
+    config = read_run_config(options.run_dir)
+    set_precision(config)
     config, weights = load_params(options.run_dir, options.step)
     tokenizer = tokenizer_of(config, options.run_dir)
     model = make_model(config).eval()
     assert isinstance(model, GPT)
     load_weights(model, weights)
+    model.to(device())
     tokens = generate(
         model,
         config,

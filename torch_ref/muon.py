@@ -1,6 +1,6 @@
 """Muon: momentum, orthogonalized by Newton-Schulz (Keller Jordan, https://kellerjordan.github.io/posts/muon).
 
-Shapes: N matrices of one shape stacked, M rows, K columns.
+Shapes: R rows, Q columns, `...` leading axes of stacked matrices.
 """
 
 from collections.abc import Iterable
@@ -12,21 +12,21 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; chosen for a steep s
 EPS = 1e-7  # added to the Frobenius norm
 
 
-def orthogonalize(x_NMK: torch.Tensor, steps: int, dtype: torch.dtype) -> torch.Tensor:
-    """Push the singular values of each matrix towards 1, into about [0.7, 1.2]; computed and returned in `dtype`.
+def orthogonalize(x_RQ: torch.Tensor, steps: int, dtype: torch.dtype) -> torch.Tensor:
+    """Push the singular values of each matrix (..., R, Q) towards 1, into about [0.7, 1.2]; computed in `dtype`.
 
     Each iteration is X <- a X + (b A + c A^2) X with A = X X^T, on the wide orientation, where A is smaller.
     """
     a, b, c = COEFFICIENTS
-    x_NMK = x_NMK.to(dtype)
-    tall = x_NMK.shape[-2] > x_NMK.shape[-1]
+    x_RQ = x_RQ.to(dtype)
+    tall = x_RQ.shape[-2] > x_RQ.shape[-1]
     if tall:
-        x_NMK = x_NMK.mT
-    x_NMK = x_NMK / (x_NMK.norm(dim=(-2, -1), keepdim=True) + EPS)
+        x_RQ = x_RQ.mT
+    x_RQ = x_RQ / (x_RQ.norm(dim=(-2, -1), keepdim=True) + EPS)
     for _ in range(steps):
-        a_NMM = x_NMK @ x_NMK.mT
-        x_NMK = a * x_NMK + (b * a_NMM + c * (a_NMM @ a_NMM)) @ x_NMK
-    return x_NMK.mT if tall else x_NMK
+        a_RR = x_RQ @ x_RQ.mT
+        x_RQ = a * x_RQ + (b * a_RR + c * (a_RR @ a_RR)) @ x_RQ
+    return x_RQ.mT if tall else x_RQ
 
 
 def shape_scale(shape: torch.Size) -> float:
@@ -35,10 +35,11 @@ def shape_scale(shape: torch.Size) -> float:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum as an EMA without bias correction, orthogonalized, with decoupled decay.
+    """Nesterov momentum as an EMA without bias correction, orthogonalized, with decoupled weight decay.
 
     m <- mu m + (1 - mu) g;  u = mu m + (1 - mu) g;  p <- p - lr (scale * orthogonalize(u) + wd p)
-    Source: karpathy/nanochat, nanochat/muon.py. torch.optim.Muon differs in its scale's default alone.
+    Source: karpathy/nanochat, nanochat/muon.py. torch.optim.Muon differs: it computes in bfloat16, keeps the norm above
+    EPS instead of adding it, and decays by 0.1 unless told otherwise.
     """
 
     def __init__(

@@ -11,19 +11,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_ref.losses import IGNORE, Sums, loss_sums
+from torch_ref.models import forward
 from torch_ref.optimizer import clip_by_global_norm, set_schedule
 from twinstep.config import Config
 
 Batch = dict[str, torch.Tensor]
-
-
-def forward(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """The logits of one micro-batch."""
-    if "tokens" in batch:
-        return model(batch["tokens"])
-    if "dropout_mask" in batch:
-        return model(batch["inputs"], batch["dropout_mask"])
-    return model(batch["inputs"])
 
 
 def train_step(
@@ -46,13 +38,12 @@ def train_step(
     if processes > 1:
         dist.all_reduce(targets)
     targets = targets.clamp(min=1)
-
     loss = torch.zeros((), dtype=getattr(torch, config.param_dtype), device=targets.device)
     micro_steps = batch["targets"].shape[0]
     for number in range(micro_steps):
         micro_batch = {name: tensor[number] for name, tensor in batch.items()}
         last = number == micro_steps - 1
-        # Gradients pile up on each process and are averaged once, in the last backward.
+        # Each process accumulates its gradients, and the last backward averages them over all.
         with nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync():
             sums = loss_sums(forward(model, micro_batch), micro_batch["targets"])
             (processes * sums.nats / targets).backward()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torch_ref import checkpoint, parallel
+from torch_ref import checkpoint, parallel, processes
 from torch_ref.evaluate import evaluate, metrics
 from torch_ref.generate import sample_text
 from torch_ref.input import eval_batches, train_batches
@@ -45,8 +45,8 @@ from twinstep.signals import StopRequest
 
 def main(argv: list[str]) -> int:
     config = parse_train_config("python -m torch_ref.train", argv, "torch")
-    parallel.initialize(config)
-    run, resumed = Path(parallel.text_of_first(config.output.out_dir or "")), config.output.resume
+    processes.initialize(config)
+    run, resumed = Path(processes.text_of_first(config.output.out_dir or "")), config.output.resume
     check_trackers(config)
     parallel.set_precision(config)
 
@@ -54,14 +54,14 @@ def main(argv: list[str]) -> int:
     config = fill_in(config, data)
 
     mode = parallel.choose_mode(config)
-    device = parallel.device()
+    device = processes.device()
     torch.manual_seed(config.train.seed)
     model = make_model(config)
     load_weights(model, initial_weights(weight_shapes(model), config.train.seed, config.train.init))
     model.to(device)
     optimizers = setup_optimizers(config, model)
     wrapped = parallel.wrap(model, mode)
-    rank, processes = parallel.shard()
+    rank, count = processes.shard()
     facts = first_facts(config)
 
     saved = checkpoint_steps(run) if resumed else []
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         if rank == 0:
             plot_loss([run], run / "loss.png")
             print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
-        parallel.close()
+        processes.close()
         return 0
     log = RunLog(
         run,
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
     def run_evaluation(step: int) -> bool:
         """Log the held-out metrics; True if they are the best so far."""
         model.eval()
-        batches = map(place, eval_batches(data.validation, config.train.eval_batches, rank, processes))
+        batches = map(place, eval_batches(data.validation, config.train.eval_batches, rank, count))
         found = metrics(evaluate(lambda batch: eval_step(model, batch), batches))
         model.train()
         if not math.isfinite(found["val_loss"]):
@@ -128,12 +128,12 @@ def main(argv: list[str]) -> int:
         model.train()
         if start == 0:
             run_evaluation(0)
-        batches = train_batches(data.train, start, config.train.steps, rank, processes)
+        batches = train_batches(data.train, start, config.train.steps, rank, count)
         for step, batch in enumerate(batches, start + 1):
             step_metrics = train_step(config, wrapped, optimizers, step - 1, place(batch))
             record(log, config, model, step, step_metrics)
 
-            stop.signal = parallel.agree(stop.signal)  # read once: it may come at any time
+            stop.signal = processes.agreed(stop.signal)  # read once: it may come at any time
             stopping = stop.signal is not None
             last = step == config.train.steps
             evaluating = evaluation_due(config, step)
@@ -159,7 +159,7 @@ def main(argv: list[str]) -> int:
         else:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
     del wrapped  # it would hold the process group past its end
-    parallel.close()
+    processes.close()
     return stop.exit_code
 
 

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from docs.runs._regression import CLASSES, FEATURES, batch, start
-from torch_ref import parallel
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
     if rank == 0:
         print(json.dumps(gradients))
     del wrapped  # it would hold the process group past its end
-    parallel.close()
+    processes.close()
 
 
 if __name__ == "__main__":

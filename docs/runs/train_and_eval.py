@@ -12,9 +12,9 @@ from flax import nnx
 from torch import nn
 
 import jax_impl.models as jax_models
+from jax_impl.models import forward as jax_forward
 from jax_impl.models.mlp import BatchNorm
 from jax_impl.step import eval_step as jax_eval_step
-from jax_impl.step import forward as jax_forward
 from torch_ref.evaluate import evaluate, metrics
 from torch_ref.input import eval_batches, to_tensors
 from torch_ref.models import TORCH_ONLY, load_weights, make_model, weight_shapes

@@ -22,8 +22,9 @@ from jax_impl import fsdp, parallel
 from jax_impl.aot import hlo
 from jax_impl.aot.chips import Chip
 from jax_impl.aot.roofline import roofline
+from jax_impl.mesh import batch_spec, make_mesh, torus_shape
 from jax_impl.models import make_model
-from jax_impl.muon import on_every_device
+from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import State, init_state, train_step
 from jax_impl.tree import flatten
@@ -42,7 +43,7 @@ class AotOptions:
     depth: int = 20
     """Blocks of the GPT; its width is 64 x depth."""
     parallel: Literal["fsdp", "pmap"] = "fsdp"
-    """fsdp: parameters and optimizer state divided; pmap: whole on every chip."""
+    """fsdp: parameters and optimizer state sharded; pmap: replicated on every chip."""
     batch_per_chip: int = 8
     """Sequences per chip and micro-step."""
     accumulation: int = 1
@@ -94,18 +95,17 @@ def lower_step(config: Config, mode: str, devices: list[Any]) -> tuple[Any, Stat
     from jax_impl.models.splash import splash_attention
 
     parallel.set_precision(config)
-    mesh = fsdp.make_mesh(devices) if mode == "fsdp" else Mesh(np.array(devices), (parallel.AXIS,))
-    model = make_model(config, mesh.axis_names, splash_attention)
-    spread = fsdp.divide_stack(mesh) if mode == "fsdp" else on_every_device
-    optimizer = make_optimizer(config, model.params, spread)
+    mesh = make_mesh(devices) if mode == "fsdp" else Mesh(np.array(devices), (parallel.AXIS,))
+    model = make_model(config, mesh.axis_names, splash_attention, scan_blocks=mode == "fsdp")
+    optimizer = make_optimizer(config, model.params, stacked=True, mesh=mesh if mode == "fsdp" else None)
     shapes = jax.eval_shape(partial(init_state, model, optimizer, seed=0), flatten(model.params))
-    whole = NamedSharding(mesh, PartitionSpec())
-    by_example = NamedSharding(mesh, fsdp.batch_spec(mesh, 1))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    by_example = NamedSharding(mesh, batch_spec(mesh, 1))
     if mode == "fsdp":
         shardings = fsdp.state_shardings(shapes, mesh)
         train = parallel.fsdp_train(config, model, optimizer, mesh, shardings)
     else:
-        shardings = jax.tree.map(lambda _: whole, shapes)
+        shardings = jax.tree.map(lambda _: replicated, shapes)
         pure_step = partial(train_step, config, model, optimizer, axis_name=parallel.AXIS)
         step = parallel.with_signal(pure_step, partial(jax.lax.pmax, axis_name=parallel.AXIS))
         in_specs = (PartitionSpec(), by_example.spec, PartitionSpec(parallel.AXIS))
@@ -116,7 +116,7 @@ def lower_step(config: Config, mode: str, devices: list[Any]) -> tuple[Any, Stat
     )
     size = (config.train.accumulation, config.batch_size // config.train.accumulation, sequence_len(config))
     tokens = jax.ShapeDtypeStruct(size, jnp.int32, sharding=by_example)
-    signal = jax.ShapeDtypeStruct((len(devices),), jnp.int32, sharding=NamedSharding(mesh, fsdp.batch_spec(mesh, 0)))
+    signal = jax.ShapeDtypeStruct((len(devices),), jnp.int32, sharding=NamedSharding(mesh, batch_spec(mesh, 0)))
     traced = train.trace(state, {"tokens": tokens, "targets": tokens}, signal)
     return traced.lower(lowering_platforms=("tpu",)), state
 
@@ -127,7 +127,7 @@ def export_for_cuda(config: Config) -> int:
     Attention is XLA's: cuDNN's can be exported only where a GPU is present.
     """
     parallel.set_precision(config)
-    model = make_model(config)
+    model = make_model(config, attention=blockwise_attention)
     optimizer = make_optimizer(config, model.params)
     state = jax.eval_shape(partial(init_state, model, optimizer, seed=0), flatten(model.params))
     size = (config.train.accumulation, config.batch_size // config.train.accumulation, sequence_len(config))
@@ -168,7 +168,7 @@ def compile_step(options: AotOptions, devices: list[Any], chip: Chip) -> dict[st
     text = compiled.as_text()
     exchanges = hlo.collectives(text)
     flops = matrix_flops_per_step(config, options.sequence_len) / len(devices)
-    bound = roofline(chip, fsdp.torus_shape(devices) or (len(devices),), flops, hlo.memory_bytes(text), exchanges)
+    bound = roofline(chip, torus_shape(devices) or (len(devices),), flops, hlo.memory_bytes(text), exchanges)
     model_flops = flops_per_token(config.model, options.sequence_len) * config.batch_size * options.sequence_len
     xla = compiled.cost_analysis()
     return found | {

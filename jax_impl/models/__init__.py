@@ -14,9 +14,10 @@ from flax import nnx
 
 from jax_impl.models.attention import causal_attention
 from jax_impl.models.embedding import EmbeddingModel
-from jax_impl.models.gpt import GPT
+from jax_impl.models.gpt import GPT, CausalSelfAttention
+from jax_impl.models.layers import Module
 from jax_impl.models.linear import LinearClassifier
-from jax_impl.models.mlp import MLP
+from jax_impl.models.mlp import MLPClassifier
 from jax_impl.tree import Tree, flatten, unflatten
 from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig
 
@@ -31,10 +32,12 @@ class Model(NamedTuple):
     graphdef: Any
     params: Tree
     buffers: Tree
+    param: Callable[[str, jax.Array], nnx.Param] = lambda name, array: nnx.Param(array)  # how `bind` holds one
 
     def bind(self, params: Tree, buffers: Tree, *, train: bool) -> Any:
         """The module with these arrays in it, in train or in eval mode; call it inside a trace."""
-        module = nnx.merge(self.graphdef, _state(params, nnx.Param), _state(buffers, nnx.BatchStat))
+        states = _state(params, self.param), _state(buffers, lambda name, array: nnx.BatchStat(array))
+        module = nnx.merge(self.graphdef, *states)
         module.train() if train else module.eval()
         return module
 
@@ -46,36 +49,51 @@ class Model(NamedTuple):
 def make_model(
     config: Config,
     axis_name: str | tuple[str, ...] | None = None,
-    attend: Callable[..., jax.Array] = causal_attention,
+    attention: Callable[..., jax.Array] = causal_attention,
+    scan_blocks: bool = False,
 ) -> Model:
     """The model that a configuration asks for; its sizes must be filled in. No array is allocated.
 
-    axis_name: the mapped axes over which BatchNorm takes its statistics. attend: gpt's attention over a sequence.
+    axis_name: the mapped axes over which BatchNorm takes its statistics. attention: gpt's over a sequence.
+    scan_blocks: gpt's blocks as one loop over their weights (`block_scan.py`).
     """
-    dtype, param_dtype = jnp.dtype(config.train.dtype), jnp.dtype(config.param_dtype)
-
-    def build() -> nnx.Module:
-        match config.model:
-            case GPTConfig():
-                return GPT(config.model, dtype=dtype, param_dtype=param_dtype, remat=config.train.remat)
-            case LinearConfig():
-                return LinearClassifier(config.model, dtype=dtype, param_dtype=param_dtype)
-            case EmbeddingConfig():
-                return EmbeddingModel(config.model, dtype=dtype, param_dtype=param_dtype)
-            case MLPConfig():
-                return MLP(config.model, dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
-
-    module = nnx.eval_shape(build)
+    module = nnx.eval_shape(lambda: make_module(config, axis_name))
     for path, part in nnx.iter_modules(module):
-        if hasattr(part, "path"):
-            part.path = ".".join(map(str, path))
-        if hasattr(part, "attend"):
-            part.attend = attend
+        if isinstance(part, Module):
+            part.path = ".".join(map(str, path)) or "logits"  # what the whole returns
+        if isinstance(part, CausalSelfAttention):
+            part.attention = attention
+        if isinstance(part, GPT):
+            part.scan_blocks = scan_blocks
     graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
     params, buffers = states
     # Flax makes running statistics float32 whatever the parameters are; torch gives both one type.
+    param_dtype = jnp.dtype(config.param_dtype)
     buffers = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, param_dtype), _tree(buffers))
     return Model(graphdef, _tree(params), buffers)
+
+
+def make_module(config: Config, axis_name: str | tuple[str, ...] | None) -> Module:
+    """The module itself, with parameters of zeros."""
+    dtype, param_dtype = jnp.dtype(config.train.dtype), jnp.dtype(config.param_dtype)
+    match config.model:
+        case GPTConfig():
+            return GPT(config.model, dtype=dtype, param_dtype=param_dtype, remat=config.train.remat)
+        case LinearConfig():
+            return LinearClassifier(config.model, dtype=dtype, param_dtype=param_dtype)
+        case EmbeddingConfig():
+            return EmbeddingModel(config.model, dtype=dtype, param_dtype=param_dtype)
+        case MLPConfig():
+            return MLPClassifier(config.model, dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
+
+
+def forward(module: Any, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    """The logits of one micro-batch. key: for dropout in train mode, where the batch brings no mask."""
+    if "tokens" in batch:
+        return module(batch["tokens"])
+    if isinstance(module, MLPClassifier):
+        return module(batch["inputs"], batch.get("dropout_mask"), key)
+    return module(batch["inputs"])
 
 
 def load_tree(shapes: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
@@ -91,11 +109,11 @@ def _tree(state: nnx.State) -> Tree:
     return unflatten(flat)
 
 
-def _state(tree: Tree, kind: type[nnx.Variable]) -> nnx.State:
+def _state(tree: Tree, variable: Callable[[str, jax.Array], nnx.Variable]) -> nnx.State:
     flat: dict[Any, Any] = {}
     for name, leaf in flatten(tree).items():
         *parents, last = name.split(".")
         is_norm = parents[-1:] == ["norm"]
         last = FLAX_NAMES.get(last, last) if is_norm else last
-        flat[(*(int(p) if p.isdigit() else p for p in parents), last)] = kind(leaf)
+        flat[(*(int(p) if p.isdigit() else p for p in parents), last)] = variable(name, leaf)
     return nnx.from_flat_state(flat)

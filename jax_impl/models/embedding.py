@@ -1,17 +1,16 @@
 """Token embedding, then one linear layer per position: the smallest model with two kinds of parameters.
 
-Shapes: B batch, T time, D channels, V vocabulary.
+Shapes: B batch, T time, D model, V vocabulary.
 """
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from jax_impl.models.layers import Embedding, Linear
+from jax_impl.models.layers import Embedding, Linear, Module
 from twinstep.config import EmbeddingConfig
 
 
-class EmbeddingModel(nnx.Module):
+class EmbeddingModel(Module):
     """logits[b, t] = W embedding[tokens[b, t]]: a bigram table of rank D."""
 
     def __init__(self, config: EmbeddingConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype):
@@ -19,6 +18,6 @@ class EmbeddingModel(nnx.Module):
         self.embedding = Embedding(config.vocab_size, config.d_model, dtype=dtype, param_dtype=param_dtype)
         self.linear = Linear(config.d_model, config.vocab_size, bias=False, param_dtype=param_dtype)
 
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+    def forward(self, tokens_BT: jax.Array) -> jax.Array:
         """tokens (B, T) int -> logits (B, T, V)."""
         return self.linear(self.embedding(tokens_BT))

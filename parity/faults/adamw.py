@@ -16,19 +16,20 @@ make_transform = optimizer.make_transform
 apply_updates = optax.apply_updates
 
 
-def adam_chain(pieces: Any) -> Any:
-    """AdamW put together anew: `pieces(o, rate, decay)` is the list of transformations of an AdamW group."""
+def adam_chain(parts: Any) -> Any:
+    """AdamW put together anew: `parts(o, rate, decay)` is the list of transformations of an AdamW group."""
 
     def faulty(config: Any, group: Any, *args: Any) -> optax.GradientTransformation:
         if group.algorithm != "adamw":
             return make_transform(config, group, *args)
         o, steps = config.optimizer, config.train.steps
-        return optax.chain(
-            *pieces(
-                o,
-                lambda count: group.learning_rate * lr_multiplier(o, steps, count),
-                lambda count: group.weight_decay * decay_multiplier(o, steps, count),
-            )
+
+        def chain(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+            return optax.chain(*parts(o, learning_rate, weight_decay))
+
+        return optax.inject_hyperparams(chain)(
+            lambda count: group.learning_rate * lr_multiplier(o, steps, count),
+            lambda count: group.weight_decay * decay_multiplier(o, steps, count),
         )
 
     return swap(make_transform, faulty)
@@ -81,7 +82,7 @@ def decay_without_rate(o: Any, rate: Any, decay: Any) -> list[optax.GradientTran
     return [
         optax.scale_by_adam(o.beta1, o.beta2, o.eps),
         optax.scale_by_learning_rate(rate),
-        optax.add_decayed_weights(lambda count: -decay(count)),
+        optax.add_decayed_weights(-decay),
     ]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_impl.models import attention, gpt
+from jax_impl.models import gpt
+from jax_impl.models.blockwise import blockwise_attention
 from parity.faults.fault import Fault, swap
 from twinstep.config import Config, GPTConfig
 
@@ -49,7 +50,7 @@ def attend(
 
 
 def attending(**wrong: Any) -> Any:
-    return swap(attention.causal_attention, lambda *args: attend(*args, **wrong))
+    return swap(blockwise_attention, lambda *args: attend(*args, **wrong))
 
 
 def interleaved(x_BTHC: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array) -> jax.Array:
@@ -58,17 +59,10 @@ def interleaved(x_BTHC: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array) -> jax.
     return jnp.stack([x1 * cos + x2 * sin, x2 * cos - x1 * sin], axis=-1).reshape(x_BTHC.shape)
 
 
-def rotate(x_BTHC: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array) -> jax.Array:
-    """As in jax_impl, but with JAX's own derivative: the rule there calls what is swapped here."""
-    x1, x2 = jnp.split(x_BTHC, 2, axis=-1)
-    cos, sin = cos_TC[:, None, :], sin_TC[:, None, :]
-    return jnp.concatenate([x1 * cos + x2 * sin, x2 * cos - x1 * sin], axis=-1)
-
-
-def keys_turned_back() -> Any:
+def keys_rotated_back() -> Any:
     """Every second call is the keys'."""
     sign = itertools.cycle((1, -1))
-    return swap(apply_rotary, lambda x, cos, sin: rotate(x, cos, next(sign) * sin))()
+    return swap(apply_rotary, lambda x, cos, sin: apply_rotary(x, cos, next(sign) * sin))()
 
 
 def rounded_table(config: Any, length: int) -> Any:
@@ -83,7 +77,7 @@ def norm_before_rotary() -> Any:
     """Normalize, then rotate: a rotation keeps the norm."""
     stack = ExitStack()
     stack.enter_context(swap(rms_norm, without_qk_norm)())
-    stack.enter_context(swap(apply_rotary, lambda x, cos, sin: rotate(rms_norm(x), cos, sin))())
+    stack.enter_context(swap(apply_rotary, lambda x, cos, sin: apply_rotary(rms_norm(x), cos, sin))())
     return stack
 
 
@@ -105,7 +99,7 @@ FAULTS = (
         "gpt",
         "activations",
         "the sign of the angle differs between queries and keys (transformers issue 31859)",
-        keys_turned_back,
+        keys_rotated_back,
     ),
     Fault(
         "rotary table in bfloat16",

@@ -17,13 +17,13 @@ from jax_impl.models.layers import Linear
 from parity.faults.fault import Fault, method, swap
 
 rms_norm = gpt.rms_norm
-linear_call = Linear.__call__
+linear_forward = Linear.forward
 
 
 def untransposed(self: Any, x: jax.Array) -> jax.Array:
     if self.weight.shape[0] != self.weight.shape[1]:
-        return linear_call(self, x)
-    return checkpoint_name(jnp.einsum("...d,do->...o", x, self.weight[...]), self.path)
+        return linear_forward(self, x)
+    return jnp.einsum("...d,do->...o", x, self.weight[...])
 
 
 def ten_bits(x: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ def ten_bits(x: jax.Array) -> jax.Array:
 
 
 def in_tf32(self: Any, x: jax.Array) -> jax.Array:
-    return checkpoint_name(jnp.einsum("...d,od->...o", ten_bits(x), ten_bits(self.weight[...])), self.path)
+    return jnp.einsum("...d,od->...o", ten_bits(x), ten_bits(self.weight[...]))
 
 
 def norm_with_eps(eps: float) -> Any:
@@ -39,34 +39,31 @@ def norm_with_eps(eps: float) -> Any:
 
 
 def not_normalized(self: Any, tokens_BT: jax.Array) -> jax.Array:
-    return checkpoint_name(self.wte(tokens_BT), "embed_norm")
+    return self.embed_norm(self.wte(tokens_BT))
 
 
-def residual_of_the_norm(self: Any, x_BTD: Any, cos_TC: Any, sin_TC: Any, cached: Any = None) -> Any:
+def residual_of_the_norm(self: Any, x_BTD: Any, *args: Any) -> Any:
     normed_BTD = rms_norm(x_BTD)
-    y_BTD, kv = self.attn(normed_BTD, cos_TC, sin_TC, cached)
-    x_BTD = normed_BTD + y_BTD
-    return checkpoint_name(x_BTD + self.mlp(rms_norm(x_BTD)), self.path), kv
+    x_BTD = normed_BTD + self.attn(normed_BTD, *args)
+    return x_BTD + self.mlp(rms_norm(x_BTD))
 
 
-def parallel_block(self: Any, x_BTD: Any, cos_TC: Any, sin_TC: Any, cached: Any = None) -> Any:
-    y_BTD, kv = self.attn(rms_norm(x_BTD), cos_TC, sin_TC, cached)
-    return checkpoint_name(x_BTD + y_BTD + self.mlp(rms_norm(x_BTD)), self.path), kv
+def parallel_block(self: Any, x_BTD: Any, *args: Any) -> Any:
+    return x_BTD + self.attn(rms_norm(x_BTD), *args) + self.mlp(rms_norm(x_BTD))
 
 
 def mlp_with(activation: Any) -> Any:
-    def call(self: Any, x_BTD: jax.Array) -> jax.Array:
-        x_BTF = checkpoint_name(activation(self.c_fc(x_BTD)), f"{self.path}.relu_squared")
-        return checkpoint_name(self.c_proj(x_BTF), self.path)
+    def forward(self: Any, x_BTD: jax.Array) -> jax.Array:
+        return self.c_proj(self.relu_squared(activation(self.c_fc(x_BTD))))
 
-    return method(MLP, "__call__", call)
+    return method(MLP, "forward", forward)
 
 
 def head_with(cap: Any = None, tied: bool = False) -> Any:
     """The head with another softcap `cap(logits, limit)`, or with the embedding's weight."""
 
     def head(self: Any, x_BTD: jax.Array) -> jax.Array:
-        final_BTD = checkpoint_name(rms_norm(x_BTD), "final_norm")
+        final_BTD = self.final_norm(rms_norm(x_BTD))
         if tied:
             logits_BTV = checkpoint_name(jnp.einsum("btd,vd->btv", final_BTD, self.wte.weight[...]), "lm_head")
         else:
@@ -74,7 +71,7 @@ def head_with(cap: Any = None, tied: bool = False) -> Any:
         limit = self.config.softcap
         return cap(logits_BTV, limit) if cap else limit * jnp.tanh(logits_BTV / limit)
 
-    return method(GPT, "_head", head)
+    return method(GPT, "head", head)
 
 
 def cap_in_bfloat16(logits: jax.Array, limit: float) -> jax.Array:
@@ -103,14 +100,14 @@ FAULTS = (
         "gpt",
         "activations",
         "x W for x W^T; no shape error where W is square (many ports)",
-        method(Linear, "__call__", untransposed),
+        method(Linear, "forward", untransposed),
     ),
     Fault(
         "products in TF32",
         "gpt",
         "activations",
         "the default precision of matrix products on GPUs, ten bits of mantissa (jax issues 1856, 12008, 18934)",
-        method(Linear, "__call__", in_tf32),
+        method(Linear, "forward", in_tf32),
     ),
     Fault(
         "default precision on a CPU",
@@ -132,21 +129,21 @@ FAULTS = (
         "gpt",
         "activations",
         "the embedding goes unnormalized into the first block",
-        method(GPT, "_embed", not_normalized),
+        method(GPT, "embed", not_normalized),
     ),
     Fault(
         "residual of the norm",
         "gpt",
         "activations",
         "the normalized input goes around the block instead of the input",
-        method(Block, "__call__", residual_of_the_norm),
+        method(Block, "forward", residual_of_the_norm),
     ),
     Fault(
         "attention and MLP in parallel",
         "gpt",
         "activations",
         "both read the block's input, as in GPT-J",
-        method(Block, "__call__", parallel_block),
+        method(Block, "forward", parallel_block),
     ),
     Fault("relu not squared", "gpt", "activations", "the square is forgotten", mlp_with(jax.nn.relu)),
     Fault("gelu for relu squared", "gpt", "activations", "the usual activation of a GPT", mlp_with(jax.nn.gelu)),

@@ -6,17 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl import evaluate, losses, step
 from jax_impl.losses import Sums
 from jax_impl.models import Model
-from jax_impl.models.mlp import BatchNorm
+from jax_impl.models.batch_norm import BatchNorm
 from parity.faults.data import evaluating_all
 from parity.faults.fault import Fault, method, swap
 from twinstep.config import Config, CorpusConfig
 
-bind, norm_call, loss_sums = Model.bind, BatchNorm.__call__, losses.loss_sums
+bind, norm_forward, loss_sums = Model.bind, BatchNorm.forward, losses.loss_sums
 
 
 def bound(change: Any) -> Any:
@@ -50,25 +49,25 @@ def larger_eps(module: Any, train: bool) -> None:
     module.norm.epsilon = 1e-3
 
 
-def momentum_turned_round(module: Any, train: bool) -> None:
+def momentum_reversed(module: Any, train: bool) -> None:
     module.norm.momentum = 1 - module.norm.momentum
 
 
-def biased_variance(self: Any, x_BD: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-    return checkpoint_name(nnx.BatchNorm.__call__(self, x_BD, *args, **kwargs), self.path)
+def biased_variance(self: Any, x_BF: jax.Array) -> jax.Array:
+    return nnx.BatchNorm.__call__(self, x_BF)
 
 
-def statistics_dropped(self: Any, x_BD: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+def statistics_dropped(self: Any, x_BF: jax.Array) -> jax.Array:
     mean, var = self.mean[...], self.var[...]
-    y_BD = norm_call(self, x_BD, *args, **kwargs)
+    y_BF = norm_forward(self, x_BF)
     self.mean[...], self.var[...] = mean, var
-    return y_BD
+    return y_BF
 
 
 def dropping_evaluation(model: Model, params: Any, buffers: Any, batch: Any, axis_name: Any = None) -> Sums:
     module = model.bind(params, buffers, train=False)
     module.dropout.deterministic = False
-    return loss_sums(module(batch["inputs"], jax.random.key(0)), batch["targets"])
+    return loss_sums(module(batch["inputs"], key=jax.random.key(0)), batch["targets"])
 
 
 def mean_of_ratios(eval_step: Any, batches: Any) -> Sums:
@@ -137,21 +136,21 @@ FAULTS = (
         "mlp",
         "parameters",
         "Flax puts the biased variance into the running one, torch the unbiased",
-        method(BatchNorm, "__call__", biased_variance),
+        method(BatchNorm, "forward", biased_variance),
     ),
     Fault(
         "BatchNorm momentum turned round",
         "mlp",
         "parameters",
         "torch's momentum weighs the new value, Flax's the old",
-        bound(momentum_turned_round),
+        bound(momentum_reversed),
     ),
     Fault(
         "running statistics dropped",
         "mlp",
         "parameters",
         "the updated statistics are not taken out of the step",
-        method(BatchNorm, "__call__", statistics_dropped),
+        method(BatchNorm, "forward", statistics_dropped),
     ),
     Fault(
         "mean of ratios",

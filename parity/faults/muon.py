@@ -1,8 +1,7 @@
-"""Faults of Muon. Shapes: M rows, K columns."""
+"""Faults of Muon."""
 
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -12,7 +11,7 @@ from optax import contrib
 
 from jax_impl import muon as ours
 from jax_impl import optimizer
-from jax_impl.muon import MuonState, on_every_device, orthogonalize_tree, shape_scale
+from jax_impl.muon import MuonState, orthogonalize_tree, shape_scale
 from jax_impl.schedule import decay_multiplier, lr_multiplier
 from parity.faults.fault import Fault, swap
 from twinstep.config import Config
@@ -20,25 +19,23 @@ from twinstep.config import Config
 make_transform = optimizer.make_transform
 
 
-def muon_with(buffer: Any = None, direction: Any = None, counted: int = 1, orthogonal: Any = orthogonalize_tree) -> Any:
-    """Muon with another momentum `buffer(mu, m, g)`, `direction(mu, m, g)`, count or orthogonalization."""
+def muon_with(buffer: Any = None, direction: Any = None) -> Any:
+    """Muon with another momentum, `buffer(mu, m, g)`, or another `direction(mu, m, g)`."""
 
     def ema(mu: Any, m: jax.Array, g: jax.Array) -> jax.Array:
         return mu * m + (1 - mu) * g
 
-    def faulty(learning_rate: Any, momentum: Any, weight_decay: Any, *, steps: int, dtype: Any, **_: Any) -> Any:
+    def faulty(
+        learning_rate: Any, momentum: Any, weight_decay: Any, *, steps: int, dtype: Any, stacked: bool, mesh: Any
+    ) -> Any:
         def update(grads: Any, state: MuonState, params: Any = None) -> Any:
-            mu, lr, decay = momentum(state.count), learning_rate(state.count), weight_decay(state.count)
-            buffers = jax.tree.map(lambda m, g: (buffer or ema)(mu, m, g), state.momentum, grads)
-            directions = jax.tree.map(lambda m, g: (direction or ema)(mu, m, g), buffers, grads)
-            orthogonalized = orthogonal(directions, steps, dtype)
-            updates = jax.tree.map(lambda o, p: -lr * (o + decay * p), orthogonalized, params)
-            return updates, MuonState(state.count + counted, buffers)
+            buffers = jax.tree.map(lambda m, g: (buffer or ema)(momentum, m, g), state.momentum, grads)
+            directions = jax.tree.map(lambda m, g: (direction or ema)(momentum, m, g), buffers, grads)
+            orthogonalized = orthogonalize_tree(directions, steps, dtype, stacked, mesh)
+            updates = jax.tree.map(lambda o, p: -learning_rate * (o + weight_decay * p), orthogonalized, params)
+            return updates, MuonState(buffers)
 
-        def init(params: Any) -> MuonState:
-            return MuonState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
-
-        return optax.GradientTransformation(init, update)
+        return optax.GradientTransformation(lambda params: MuonState(jax.tree.map(jnp.zeros_like, params)), update)
 
     return swap(ours.muon, faulty)
 
@@ -64,19 +61,50 @@ def from_optax(config: Config, group: Any, *args: Any) -> optax.GradientTransfor
         beta=o.momentum_start, ns_steps=o.newton_schulz_steps, weight_dimension_numbers=all_matrices
     )
 
-    def update(grads: Any, state: MuonState, params: Any = None) -> Any:
+    def init(params: Any) -> Counted:
+        return Counted(jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads: Any, state: Counted, params: Any = None) -> Any:
         their_state = theirs.init(grads)._replace(count=state.count, mu=state.momentum)
         updates, after = theirs.update(grads, their_state)
         updates = jax.tree.map(lambda u: shape_scale(u.shape) * u, updates)
-        return updates, MuonState(after.count, after.mu)
+        return updates, Counted(after.count, after.mu)
 
-    return optax.chain(
-        optax.GradientTransformation(
-            lambda params: MuonState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params)), update
-        ),
-        optax.add_decayed_weights(lambda count: group.weight_decay * decay_multiplier(o, steps, count)),
-        optax.scale_by_learning_rate(lambda count: group.learning_rate * lr_multiplier(o, steps, count)),
+    def chain(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.GradientTransformation(init, update),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    return optax.inject_hyperparams(chain)(
+        lambda count: group.learning_rate * lr_multiplier(o, steps, count),
+        lambda count: group.weight_decay * decay_multiplier(o, steps, count),
     )
+
+
+class Counted(NamedTuple):
+    """Muon's state with the count by which optax corrects the momentum's bias."""
+
+    count: Any
+    momentum: Any
+
+
+def counting_twice(config: Config, group: Any, *args: Any) -> optax.GradientTransformation:
+    inner = make_transform(config, group, *args)
+    if group.algorithm != "muon":
+        return inner
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        updates, after = inner.update(grads, state, params)
+        return updates, jax.tree.map(lambda x: x + 1 if jnp.issubdtype(x.dtype, jnp.integer) else x, after)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def stacking() -> Any:
+    make_optimizer = optimizer.make_optimizer
+    return swap(make_optimizer, lambda config, params: make_optimizer(config, params, stacked=True))
 
 
 FAULTS = (
@@ -114,7 +142,7 @@ FAULTS = (
         "embedding",
         "update",
         "the count goes up by two, once per micro-step",
-        muon_with(counted=2),
+        swap(make_transform, counting_twice),
     ),
     Fault(
         "Newton-Schulz in bfloat16",
@@ -150,7 +178,7 @@ FAULTS = (
         "gpt",
         None,
         "all matrices of one shape in one product",
-        muon_with(orthogonal=partial(orthogonalize_tree, spread=on_every_device)),
+        stacking(),
         "each matrix's products are the same, alone or stacked",
     ),
 )

@@ -16,7 +16,7 @@ from tests.helpers.trajectories import (
     names_of,
     save_trajectories,
 )
-from torch_ref import parallel, step
+from torch_ref import parallel, processes, step
 from torch_ref.evaluate import evaluate
 from torch_ref.input import to_tensors
 from torch_ref.models import load_weights, make_model, weight_shapes
@@ -32,7 +32,7 @@ def run(config: Config) -> dict[str, np.ndarray]:
     load_weights(model, initial_weights(weight_shapes(model), 0, "nonzero"))
     optimizers = setup_optimizers(config, model)
     wrapped = parallel.wrap(model, parallel.choose_mode(config))
-    rank, processes = parallel.shard()
+    rank, count = processes.shard()
     gradients: dict[str, np.ndarray] = {}
 
     def observed_clip(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
@@ -43,7 +43,7 @@ def run(config: Config) -> dict[str, np.ndarray]:
     losses = []
     with mock.patch.object(step, "clip_by_global_norm", observed_clip):
         for number, batch in enumerate(make_batches(config)):
-            mine = to_tensors({name: np.split(x, processes, axis=1)[rank] for name, x in batch.items()})
+            mine = to_tensors({name: np.split(x, count, axis=1)[rank] for name, x in batch.items()})
             metrics = train_step(config, wrapped, optimizers, number, mine)
             losses.append(float(metrics["loss"]))
     model.eval()
@@ -72,14 +72,14 @@ def torchrun(processes: int, runs: list[tuple[str, int]], out: Path) -> dict[str
 
 
 def main(out: str, names: list[str]) -> None:
-    parallel.initialize(Config())
+    processes.initialize(Config())
     found = {}
     for name in names:
         case, accumulation = name.split("/")
         found[name] = run(make_config(case, int(accumulation)))
-    if parallel.shard()[0] == 0:
+    if processes.shard()[0] == 0:
         save_trajectories(Path(out), found)
-    parallel.close()
+    processes.close()
 
 
 if __name__ == "__main__":

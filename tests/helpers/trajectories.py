@@ -72,25 +72,25 @@ def make_batches(config: Config) -> Iterator[dict[str, np.ndarray]]:
 def run(config: Config, mode: str) -> dict[str, np.ndarray]:
     """Loss of every step; gradients of the last; parameters, buffers and optimizer state after it."""
     import jax
-    import optax
 
     from jax_impl import parallel
     from jax_impl.models import make_model
     from jax_impl.optimizer import make_optimizer
     from jax_impl.tree import flatten
+    from parity.jax_side import keep_gradients, probing_clip
 
-    model = make_model(config, parallel.axis_name(mode))
+    model = make_model(config, parallel.axis_name(mode), parallel.attention(), parallel.scans_blocks(mode))
     shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}
-    seen = optax.GradientTransformation(lambda params: jax.tree.map(jax.numpy.zeros_like, params), lambda g, *_: (g, g))
-    optimizer = optax.chain(seen, make_optimizer(config, model.params, parallel.spread(mode)))
+    optimizer = keep_gradients(make_optimizer(config, model.params, *parallel.muon_stacks(mode)))
     steps = parallel.make_steps(config, mode, model, optimizer)
     state = steps.init_state(initial_weights(shapes, 0, "nonzero"))
     losses = []
     for batch in make_batches(config):
-        state, metrics = steps.train(state, steps.place_train_batch(batch))
+        with probing_clip():
+            state, metrics = steps.train(state, steps.place_train_batch(batch))
         losses.append(np.asarray(metrics["loss"]))
     found = {f"state.{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state.opt_state[1]))}
-    found |= {f"gradient.{name}": np.asarray(g) for name, g in flatten(state.opt_state[0]).items()}
+    found |= {f"gradient.{name}": np.asarray(g) for name, g in flatten(state.opt_state[0].observed).items()}
     found |= {f"parameter.{name}": np.asarray(p) for name, p in flatten(state.params).items()}
     found |= {f"buffer.{name}": np.asarray(p) for name, p in flatten(state.buffers).items()}
     found["leaf_norms"] = np.asarray(metrics["leaf_norms"])

@@ -18,6 +18,7 @@ from jax_impl.aot.compile import export_for_cuda
 from jax_impl.aot.hlo import Collective
 from jax_impl.aot.roofline import exchange_seconds, roofline
 from jax_impl.models.attention import causal_attention
+from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.models.splash import splash_attention
 from tests.helpers.trajectories import environment, make_config
 from twinstep.errors import RunError
@@ -182,12 +183,12 @@ def test_the_step_is_exported_for_cuda_from_a_machine_without_a_gpu():
 
 
 def test_the_kernel_for_tpus_takes_the_place_of_attention_only_where_it_applies(monkeypatch):
-    assert parallel.attention() is causal_attention
+    assert parallel.attention() is blockwise_attention
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert parallel.attention() is splash_attention
     random = np.random.default_rng(0)
     q, k, v = (jnp.asarray(random.standard_normal((1, 16, 2, 8)), jnp.float32) for _ in range(3))
-    assert jnp.array_equal(splash_attention(q, k, v), causal_attention(q, k, v))  # too short for its tiles
+    assert jnp.array_equal(splash_attention(q, k, v), blockwise_attention(q, k, v))  # too short for its tiles
 
 
 @pytest.mark.slow

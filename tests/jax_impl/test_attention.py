@@ -1,4 +1,4 @@
-"""Attention in blocks against the equation written out whole, values and gradients, and what it never makes."""
+"""Attention, plain, block by block and behind a cache, against the equation written out; what blocks never compute."""
 
 import jax
 import jax.extend
@@ -6,15 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_impl.models import attention
-from jax_impl.models.attention import cached_attention, causal_attention
+from jax_impl.models import blockwise
+from jax_impl.models.attention import causal_attention
+from jax_impl.models.blockwise import blockwise_attention
+from jax_impl.models.cache import BlockCache, cached_attention
 from jax_impl.models.gpt import apply_rotary, rotary_table
 from twinstep.config import GPTConfig
 
 RANDOM = np.random.default_rng(0)
 
 
-def whole_attention(q_BTHC, k_BSKC, v_BSKC, start=0):
+def attention_by_heads(q_BTHC, k_BSKC, v_BSKC, start=0):
     """Every score at once, one head at a time in NumPy's or JAX's own float type."""
     groups = q_BTHC.shape[2] // k_BSKC.shape[2]
     k_BSHC, v_BSHC = (jnp.repeat(x, groups, axis=2) for x in (k_BSKC, v_BSKC))
@@ -31,20 +33,21 @@ def random_qkv(B=2, T=5, H=4, K=2, C=8, dtype=np.float64):
 @pytest.fixture
 def short_blocks(monkeypatch):
     """Blocks of four queries, so that short sequences have several."""
-    monkeypatch.setattr(attention, "SHORTEST_BLOCK", 4)
+    monkeypatch.setattr(blockwise, "SHORTEST_BLOCK", 4)
 
 
 # One block, several, a last one that is shorter, and so many tokens that blocks grow beyond the shortest.
+@pytest.mark.parametrize("attention", [causal_attention, blockwise_attention])
 @pytest.mark.parametrize(("length", "heads"), [(1, (2, 1)), (4, (2, 2)), (5, (6, 2)), (31, (3, 3)), (37, (4, 2))])
-def test_blocks_give_the_attention_and_gradients_of_the_whole(x64, short_blocks, length, heads):
+def test_attention_and_its_gradients_are_the_equations(x64, short_blocks, attention, length, heads):
     qkv = random_qkv(T=length, H=heads[0], K=heads[1])
     weight = RANDOM.standard_normal(qkv[0].shape)  # a cotangent of its own for every number
 
     @jax.jit
     def value_and_gradients(qkv):
-        y, back = jax.vjp(causal_attention, *qkv)
-        whole_y, whole_back = jax.vjp(whole_attention, *qkv)
-        return (y, *back(weight)), (whole_y, *whole_back(weight))
+        y, back = jax.vjp(attention, *qkv)
+        expected_y, expected_back = jax.vjp(attention_by_heads, *qkv)
+        return (y, *back(weight)), (expected_y, *expected_back(weight))
 
     for name, found, expected in zip(("y", "dq", "dk", "dv"), *value_and_gradients(qkv), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13, err_msg=name)
@@ -52,14 +55,15 @@ def test_blocks_give_the_attention_and_gradients_of_the_whole(x64, short_blocks,
 
 def test_blocks_cover_each_query_once_and_are_at_most_eight():
     for length in (*range(1, 300, 7), 1024, 1025, 4096, 5000):
-        blocks = attention._blocks(length)
+        blocks = blockwise._blocks(length)
         assert [t for first, last in blocks for t in range(first, last)] == list(range(length))
-        assert len(blocks) <= attention.MOST_BLOCKS
+        assert len(blocks) <= blockwise.MOST_BLOCKS
 
 
-def test_no_query_is_moved_by_a_later_key(short_blocks):
+@pytest.mark.parametrize("attention", [causal_attention, blockwise_attention])
+def test_no_query_is_moved_by_a_later_key(short_blocks, attention):
     q, k, v = random_qkv(T=11, dtype=np.float32)
-    attend = jax.jit(causal_attention)
+    attend = jax.jit(attention)
     before = attend(q, k, v)
     later = (np.arange(11) > 6)[None, :, None, None]
     after = attend(q, np.where(later, 7.0, k), np.where(later, -7.0, v))
@@ -67,35 +71,53 @@ def test_no_query_is_moved_by_a_later_key(short_blocks):
     assert (np.asarray(before[:, 7:]) != np.asarray(after[:, 7:])).all()
 
 
-def test_scores_far_beyond_the_range_of_exp_stay_finite(short_blocks):
+@pytest.mark.parametrize("attention", [causal_attention, blockwise_attention])
+def test_scores_far_beyond_the_range_of_exp_stay_finite(short_blocks, attention):
     q, k, v = random_qkv(T=9, dtype=np.float32)
-    value, grads = jax.jit(jax.value_and_grad(lambda q: causal_attention(q, k, v).sum()))(1e4 * q)
+    value, grads = jax.jit(jax.value_and_grad(lambda q: attention(q, k, v).sum()))(1e4 * q)
     assert np.isfinite(value)
     assert np.isfinite(grads).all()
 
 
+@pytest.mark.parametrize("attention", [causal_attention, blockwise_attention])
 @pytest.mark.parametrize(("dtype", "eps"), [("float32", 2**-24), ("bfloat16", 2**-9)])
-def test_low_precision_errs_by_a_few_roundings(x64, short_blocks, dtype, eps):
+def test_low_precision_errs_by_a_few_roundings(x64, short_blocks, attention, dtype, eps):
     """Scores, softmax and sums are float32 or wider: in bfloat16 only operands and results are rounded."""
     qkv = [jnp.asarray(x, dtype) for x in random_qkv(T=37, C=32)]
-    truth = whole_attention(*(x.astype(np.float64) for x in qkv))
-    found = jax.jit(causal_attention)(*qkv)
+    truth = attention_by_heads(*(x.astype(np.float64) for x in qkv))
+    found = jax.jit(attention)(*qkv)
     assert found.dtype == jnp.dtype(dtype)
     error = np.linalg.norm(found.astype(np.float64) - truth) / np.linalg.norm(truth)
     assert error < 3 * eps
 
 
+def test_plain_attention_behind_a_cache_sees_the_keys_up_to_its_own(x64):
+    q, k, v = random_qkv(T=12)
+    found = jax.jit(causal_attention)(q[:, 5:8], k, v, jnp.int32(5))
+    np.testing.assert_allclose(found, attention_by_heads(q[:, 5:8], k, v, 5), rtol=1e-12, atol=1e-14)
+
+
 def test_behind_a_cache_the_mask_starts_where_the_cache_ends(x64):
+    """Three tokens behind five; the cache's rest holds numbers that must not be seen."""
     q, k, v = random_qkv(T=12)
     B, S, K, C = k.shape
     k_MCS = k.transpose(0, 2, 3, 1).reshape(B * K, C, S)
     v_MSC = v.transpose(0, 2, 1, 3).reshape(B * K, S, C)
-    found = jax.jit(cached_attention)(q[:, 5:8], k_MCS, v_MSC, jnp.int32(5))
-    np.testing.assert_allclose(found, whole_attention(q[:, 5:8], k, v, 5), rtol=1e-12, atol=1e-14)
+    new_k, new_v = random_qkv(T=3)[1:]
+
+    @jax.jit
+    def attend(q, k, v, cache):
+        return cached_attention(q, k, v, cache, jnp.int32(5)), cache
+
+    found, after = attend(q[:, 5:8], new_k, new_v, BlockCache(jnp.asarray(k_MCS), jnp.asarray(v_MSC)))
+    k[:, 5:8], v[:, 5:8] = new_k, new_v
+    np.testing.assert_allclose(found, attention_by_heads(q[:, 5:8], k, v, 5), rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(after.keys.reshape(B, K, C, S).transpose(0, 3, 1, 2), k)
+    np.testing.assert_array_equal(after.values.reshape(B, K, S, C).transpose(0, 2, 1, 3), v)
 
 
 def test_scores_exist_for_one_block_at_a_time():
-    """The largest array of forward and backward is an eighth of all scores; whole attention makes all of them."""
+    """The largest array of forward and backward is an eighth of all scores; plain attention computes all of them."""
     T, H, C = 2048, 2, 4
     shapes = [jax.ShapeDtypeStruct((1, T, H, C), jnp.float32)] * 3
 
@@ -103,8 +125,8 @@ def test_scores_exist_for_one_block_at_a_time():
         jaxpr = jax.make_jaxpr(jax.grad(lambda *qkv: function(*qkv).sum(), argnums=(0, 1, 2)))(*shapes)
         return max(max(v.aval.size for v in eqn.outvars) for eqn in inner_equations(jaxpr.jaxpr))
 
-    assert largest(causal_attention) == H * T * T // attention.MOST_BLOCKS
-    assert largest(whole_attention) == H * T * T
+    assert largest(blockwise_attention) == H * T * T // blockwise.MOST_BLOCKS
+    assert largest(causal_attention) == H * T * T
 
 
 def inner_equations(jaxpr):
@@ -119,9 +141,9 @@ def test_the_gradient_of_a_rotation_is_the_rotation_back(x64, dtype):
     """<R x, y> = <x, R^T y>, and R^T R = 1."""
     cos, sin = (jnp.asarray(t) for t in rotary_table(GPTConfig(head_dim=8, d_model=16, rotary_dtype="float64"), 16))
     x, y = (jnp.asarray(RANDOM.standard_normal((2, 16, 3, 8)), dtype) for _ in range(2))
-    turned, back = jax.vjp(lambda x: apply_rotary(x, cos, sin), x)
+    rotated, back = jax.vjp(lambda x: apply_rotary(x, cos, sin), x)
     (y_back,) = back(y)
     assert y_back.dtype == jnp.dtype(dtype)
     tolerance = 50 * float(jnp.finfo(dtype).eps)
-    assert float(jnp.vdot(turned, y)) == pytest.approx(float(jnp.vdot(x, y_back)), rel=tolerance)
-    np.testing.assert_allclose(back(turned)[0], x, atol=tolerance)
+    assert float(jnp.vdot(rotated, y)) == pytest.approx(float(jnp.vdot(x, y_back)), rel=tolerance)
+    np.testing.assert_allclose(back(rotated)[0], x, atol=tolerance)

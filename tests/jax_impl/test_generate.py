@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_impl import generate as module
+from jax_impl import decoding
 from jax_impl.checkpoint import open_manager, save
-from jax_impl.generate import filter_logits, generate, main, sample, sample_text
+from jax_impl.decoding import PREFILL, generate_in_chunks
+from jax_impl.generate import generate, main, sample_text
 from jax_impl.models import load_tree, make_model
-from jax_impl.models.gpt import make_cache
+from jax_impl.models.cache import make_cache
 from jax_impl.optimizer import make_optimizer
+from jax_impl.sampling import filter_logits, sample
 from jax_impl.step import init_state
 from jax_impl.tree import flatten
 from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
@@ -65,37 +67,45 @@ def continue_greedily(gpt, prompt, count):
 
 def continue_one(gpt, prompt, count, **options):
     options = {"temperature": 0.0, **options}
-    return [int(tokens_B[0]) for tokens_B in generate(*gpt, CONFIG, [np.array(prompt)], count, **options)]
+    return [int(tokens_B[0]) for tokens_B in generate_in_chunks(*gpt, CONFIG, [np.array(prompt)], count, **options)]
 
 
 def test_greedy_tokens_with_the_cache_are_those_without_it(gpt):
-    prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one piece of the prompt
+    prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one chunk of the prompt
     assert continue_one(gpt, prompt, 60) == continue_greedily(gpt, prompt, 60)
 
 
-@pytest.mark.parametrize("length", [1, module.PREFILL - 1, module.PREFILL, module.PREFILL + 1, 2 * module.PREFILL])
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0, "top_k": 50, "seed": 3}])
+def test_tokens_in_chunks_are_those_of_the_plain_form(gpt, options):
+    random = np.random.default_rng(5)
+    prompts = [random.integers(0, 256, length) for length in (70, 3, 64)]
+    plain, chunks = (list(f(*gpt, CONFIG, prompts, 11, **options)) for f in (generate, generate_in_chunks))
+    np.testing.assert_array_equal(plain, chunks)
+
+
+@pytest.mark.parametrize("length", [1, PREFILL - 1, PREFILL, PREFILL + 1, 2 * PREFILL])
 def test_a_prompt_of_any_length_is_read_whole(gpt, length):
     prompt = np.random.default_rng(length).integers(0, 256, length)
     assert continue_one(gpt, prompt, 3) == continue_greedily(gpt, prompt, 3)
 
 
 def test_what_is_written_past_the_cache_changes_nothing_that_was_asked_for(gpt):
-    prompt, count = np.arange(module.PREFILL - 5), 5
-    assert module._cache_size(len(prompt) + count) < len(prompt) + module.WRITTEN
+    prompt, count = np.arange(PREFILL - 5), 5
+    assert decoding._cache_size(len(prompt) + count) < len(prompt) + decoding.CHUNK
     assert continue_one(gpt, prompt, count) == continue_greedily(gpt, prompt, count)
 
 
 def test_prompts_of_unequal_length_continue_as_each_alone(gpt):
     random = np.random.default_rng(1)
     prompts = [random.integers(0, 256, length) for length in (9, 2, 30)]
-    rows = np.array(list(generate(*gpt, CONFIG, prompts, 12, temperature=0.0))).T
+    rows = np.array(list(generate_in_chunks(*gpt, CONFIG, prompts, 12, temperature=0.0))).T
     for prompt, row in zip(prompts, rows, strict=True):
         assert [t for t in row if t != NO_TOKEN] == continue_one(gpt, prompt, 12)
 
 
 def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(gpt):
     prompt = np.arange(5)
-    several = np.array(list(generate(*gpt, CONFIG, [prompt] * 3, 20, temperature=1.0, seed=7)))
+    several = np.array(list(generate_in_chunks(*gpt, CONFIG, [prompt] * 3, 20, temperature=1.0, seed=7)))
     assert several[:, 0].tolist() == continue_one(gpt, prompt, 20, temperature=1.0, seed=7)
     assert len({tuple(row) for row in several.T.tolist()}) == 3
 
@@ -111,10 +121,10 @@ def test_the_seed_decides_the_text(gpt):
 
 def test_a_sequence_ends_before_its_stop_token_and_the_others_go_on(gpt):
     prompts = [np.arange(5), np.arange(5, 10)]
-    first, second = np.array(list(generate(*gpt, CONFIG, prompts, 10, temperature=0.0))).T.tolist()
+    first, second = np.array(list(generate_in_chunks(*gpt, CONFIG, prompts, 10, temperature=0.0))).T.tolist()
     stop = next(token for token in first if token not in second)
     end = first.index(stop)
-    tokens = np.array(list(generate(*gpt, CONFIG, prompts, 10, temperature=0.0, stop_token=stop))).T.tolist()
+    tokens = np.array(list(generate_in_chunks(*gpt, CONFIG, prompts, 10, temperature=0.0, stop_token=stop))).T.tolist()
     assert tokens[0] == first[:end] + [NO_TOKEN] * (10 - end)
     assert tokens[1] == second
     assert continue_one(gpt, np.arange(5), 10, stop_token=stop) == first[:end]
@@ -122,35 +132,35 @@ def test_a_sequence_ends_before_its_stop_token_and_the_others_go_on(gpt):
 
 def test_a_stop_token_within_a_prompt_ends_nothing(gpt):
     prompts = [np.array([1]), np.array([1, 2, 3, 2])]
-    rows = np.array(list(generate(*gpt, CONFIG, prompts, 4, temperature=0.0, stop_token=2))).T
+    rows = np.array(list(generate_in_chunks(*gpt, CONFIG, prompts, 4, temperature=0.0, stop_token=2))).T
     assert [t for t in rows[1] if t != NO_TOKEN] == continue_one(gpt, prompts[1], 4, stop_token=2)
     assert rows[1, -1] != NO_TOKEN
 
 
 def test_no_token_and_no_prompt_compiles_anything_again(gpt):
-    module._compiled.cache_clear()
+    decoding._compiled.cache_clear()
     continue_one(gpt, range(5), 20)
-    continue_one(gpt, range(70), 30)  # a second piece of the prompt and the next size of the cache
-    read, choose = module._compiled(gpt[0].graphdef, 0.0, None, 1.0)
+    continue_one(gpt, range(70), 30)  # a second chunk of the prompt and the next size of the cache
+    read, choose = decoding._compiled(gpt[0].graphdef, 0.0, None, 1.0)
     assert (read._cache_size(), choose._cache_size()) == (2, 2)
     continue_one(gpt, range(3), 40, seed=1)
     continue_one(gpt, range(80), 48)
     assert (read._cache_size(), choose._cache_size()) == (2, 2)
 
 
-def test_turned_weights_make_the_same_tokens(gpt, monkeypatch):
-    turned = continue_one(gpt, range(9), 20)
-    module._compiled.cache_clear()
-    monkeypatch.setattr(module, "_turn", lambda params: params)  # as on an accelerator
-    assert continue_one(gpt, range(9), 20) == turned
-    module._compiled.cache_clear()
+def test_transposeed_weights_make_the_same_tokens(gpt, monkeypatch):
+    transposed = continue_one(gpt, range(9), 20)
+    decoding._compiled.cache_clear()
+    monkeypatch.setattr(decoding, "_transpose", lambda params: params)  # as on an accelerator
+    assert continue_one(gpt, range(9), 20) == transposed
+    decoding._compiled.cache_clear()
 
 
 @pytest.mark.parametrize("tokens", [1, 64, 65, 129, 192, 193, 300, 1000])
 def test_the_cache_is_little_larger_than_asked_for_and_its_sizes_are_few(tokens):
-    sizes = {module._cache_size(n) for n in range(1, 1025)}
+    sizes = {decoding._cache_size(n) for n in range(1, 1025)}
     assert sizes == {64, 128, 192, 256, 384, 512, 768, 1024}
-    assert module._cache_size(tokens) == min(size for size in sizes if size >= tokens)
+    assert decoding._cache_size(tokens) == min(size for size in sizes if size >= tokens)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -158,10 +168,14 @@ def test_no_cache_is_copied_at_a_token(gpt, batch):
     model, params = gpt
     size = 192
     cache = make_cache(CONFIG.model, batch, size, jnp.float32)
-    choose = module._compiled(model.graphdef, 0.0, None, 1.0)[1]
-    logits_BV, given_TB = jnp.zeros((batch, 256)), np.zeros((module.WRITTEN, batch), np.int32)
-    hlo = choose.lower(module._turn(params), cache, logits_BV, given_TB, np.zeros(given_TB.shape)).compile().as_text()
-    shapes = {"[{},{},{}]".format(*x.shape) for x in (cache.keys[0], cache.values[0])}
+    choose = decoding._compiled(model.graphdef, 0.0, None, 1.0)[1]
+    logits_BV, given_TB = jnp.zeros((batch, 256)), np.zeros((decoding.CHUNK, batch), np.int32)
+    hlo = (
+        choose.lower(decoding._transpose(params), cache, logits_BV, given_TB, np.zeros(given_TB.shape))
+        .compile()
+        .as_text()
+    )
+    shapes = {"[{},{},{}]".format(*x.shape) for x in (cache.blocks[0].keys, cache.blocks[0].values)}
     assert all(shape in hlo for shape in shapes)
     copies = [line for line in hlo.splitlines() if " copy(" in line or " transpose(" in line]
     assert not [line for line in copies if any(shape in line for shape in shapes)]
@@ -237,12 +251,12 @@ def test_a_float64_run_is_continued_in_float64(tmp_path):
     run = write_in_float64(tmp_path / "run")
     argv = [sys.executable, "-m", "jax_impl.generate", "--run", str(run), "--max-tokens", "4", "--temperature", "0"]
     probe = (
-        "import jax, jax_impl.generate as g; original = g.generate\n"
+        "import jax, jax_impl.generate as g; original = g.generate_in_chunks\n"
         "def probe(model, params, *rest, **options):\n"
         "    assert params['lm_head']['weight'].dtype == 'float64', params['lm_head']['weight'].dtype\n"
         "    assert (params['lm_head']['weight'] != params['lm_head']['weight'].astype('float32')).any()\n"
         "    return original(model, params, *rest, **options)\n"
-        "g.generate = probe; import sys; sys.exit(g.main(sys.argv[1:]))\n"
+        "g.generate_in_chunks = probe; import sys; sys.exit(g.main(sys.argv[1:]))\n"
     )
     done = subprocess.run([argv[0], "-c", probe, *argv[3:]], capture_output=True, env=cpu_env(), timeout=300)
     assert (done.returncode, done.stderr) == (0, b"")

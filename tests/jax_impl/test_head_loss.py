@@ -1,4 +1,4 @@
-"""The loss in pieces against the loss at once: sums, every gradient, and the logits that are never whole."""
+"""The loss in chunks against the loss at once: sums, every gradient, and that no array holds all logits."""
 
 from dataclasses import replace
 
@@ -33,26 +33,26 @@ def gradients(config: Config = CONFIG):
     return sums, flatten(grads)
 
 
-@pytest.mark.parametrize("pieces", [2, 4, 8])  # of 13 tokens: 7 + 6, 4 + 4 + 4 + 1, and six of 2 with one of 1
-def test_pieces_give_the_sums_and_gradients_of_the_whole(x64, monkeypatch, pieces):
+@pytest.mark.parametrize("chunks", [2, 4, 8])  # of 13 tokens: 7 + 6, 4 + 4 + 4 + 1, and six of 2 with one of 1
+def test_chunks_give_the_sums_and_gradients_of_the_whole(x64, monkeypatch, chunks):
     sums, grads = gradients()
-    monkeypatch.setattr(head_loss, "SMALLEST_PIECE", -(-B * T * V // pieces))
-    assert head_loss.count_pieces(B * T, T, V) == pieces
-    sums_of_pieces, grads_of_pieces = gradients()
+    monkeypatch.setattr(head_loss, "SMALLEST_CHUNK", -(-B * T * V // chunks))
+    assert head_loss.count_chunks(B * T, T, V) == chunks
+    sums_of_chunks, grads_of_chunks = gradients()
     for name in sums._fields:
-        np.testing.assert_allclose(getattr(sums_of_pieces, name), getattr(sums, name), rtol=1e-13, err_msg=name)
-    assert grads.keys() == grads_of_pieces.keys()
+        np.testing.assert_allclose(getattr(sums_of_chunks, name), getattr(sums, name), rtol=1e-13, err_msg=name)
+    assert grads.keys() == grads_of_chunks.keys()
     for name, expected in grads.items():
         assert np.abs(expected).max() > 0, name
-        np.testing.assert_allclose(grads_of_pieces[name], expected, rtol=1e-10, atol=1e-14, err_msg=name)
+        np.testing.assert_allclose(grads_of_chunks[name], expected, rtol=1e-10, atol=1e-14, err_msg=name)
 
 
 def test_the_gradient_follows_the_weight_of_the_sum(x64):
     """Twice the loss has twice the gradient, which was computed before the factor was known."""
     weights, x = RANDOM.standard_normal((V, 8)), RANDOM.standard_normal((B, T, 8))
     head = lambda weights, x: x @ weights.T
-    loss = lambda factor, pieces: (
-        lambda weights, x: factor * head_loss.head_loss(head, pieces, weights, x, TARGETS).nats
+    loss = lambda factor, chunks: (
+        lambda weights, x: factor * head_loss.chunked_loss(head, chunks, weights, x, TARGETS).nats
     )
     whole = lambda weights, x: 2.5 * head_loss.loss_sums(head(weights, x), TARGETS).nats
     found = jax.grad(loss(2.5, 3), argnums=(0, 1))(weights, x)
@@ -61,16 +61,16 @@ def test_the_gradient_follows_the_weight_of_the_sum(x64):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_pieces_keep_the_types_of_the_whole(monkeypatch, dtype):
+def test_chunks_keep_the_types_of_the_whole(monkeypatch, dtype):
     config = replace(CONFIG, train=TrainConfig(dtype=dtype))
     sums, grads = gradients(config)
-    monkeypatch.setattr(head_loss, "SMALLEST_PIECE", 1)
-    sums_of_pieces, grads_of_pieces = gradients(config)
-    assert [x.dtype for x in sums_of_pieces] == [x.dtype for x in sums]
-    assert {k: g.dtype for k, g in grads_of_pieces.items()} == {k: g.dtype for k, g in grads.items()}
+    monkeypatch.setattr(head_loss, "SMALLEST_CHUNK", 1)
+    sums_of_chunks, grads_of_chunks = gradients(config)
+    assert [x.dtype for x in sums_of_chunks] == [x.dtype for x in sums]
+    assert {k: g.dtype for k, g in grads_of_chunks.items()} == {k: g.dtype for k, g in grads.items()}
     limit = {"float32": 1e-6, "bfloat16": 2e-2}[dtype]
     for name, expected in grads.items():
-        difference = np.linalg.norm(grads_of_pieces[name] - expected)
+        difference = np.linalg.norm(grads_of_chunks[name] - expected)
         assert difference <= limit * np.linalg.norm(expected), name
 
 
@@ -84,26 +84,26 @@ def test_no_array_of_a_training_step_holds_all_logits(monkeypatch):
         return max(np.prod(shape[:-1]) for shape in shapes if shape[-1:] == (V,) and len(shape) > 2)
 
     assert most_tokens() == B * T
-    monkeypatch.setattr(head_loss, "SMALLEST_PIECE", -(-B * T * V // 4))
+    monkeypatch.setattr(head_loss, "SMALLEST_CHUNK", -(-B * T * V // 4))
     assert most_tokens() == B * 4
 
 
-def test_the_whole_stands_under_its_names_for_those_who_look(monkeypatch):
-    """The parity engine reads the tags of the function that the derivative in pieces belongs to."""
-    monkeypatch.setattr(head_loss, "SMALLEST_PIECE", 1)
+def test_the_logits_keep_their_tag_for_those_who_look(monkeypatch):
+    """The parity engine reads the tags of the function whose derivative goes in chunks."""
+    monkeypatch.setattr(head_loss, "SMALLEST_CHUNK", 1)
     weights, x = jnp.ones((V, 8)), jnp.ones((B, T, 8))
     head = lambda weights, x: jax.ad_checkpoint.checkpoint_name(x @ weights.T, "logits")
-    jaxpr = jax.make_jaxpr(lambda weights, x: head_loss.head_loss(head, 4, weights, x, TARGETS))(weights, x)
+    jaxpr = jax.make_jaxpr(lambda weights, x: head_loss.chunked_loss(head, 4, weights, x, TARGETS))(weights, x)
     (tagged,) = [eqn for eqn in inner_equations(jaxpr.jaxpr) if eqn.primitive.name == "name"]
     assert tagged.params["name"] == "logits"
     assert tagged.outvars[0].aval.shape == (B, T, V)
 
 
-def test_pieces_are_few_and_never_more_than_tokens():
-    assert head_loss.count_pieces(8 * 256, 256, 256) == 1
-    assert head_loss.count_pieces(4 * 512, 512, 4096) == 1
-    assert head_loss.count_pieces(4 * 1024, 1024, 32768) == head_loss.MOST_PIECES
-    assert head_loss.count_pieces(2**20, 3, 2**16) == 3
+def test_chunks_are_few_and_never_more_than_tokens():
+    assert head_loss.count_chunks(8 * 256, 256, 256) == 1
+    assert head_loss.count_chunks(4 * 512, 512, 4096) == 1
+    assert head_loss.count_chunks(4 * 1024, 1024, 32768) == head_loss.MOST_CHUNKS
+    assert head_loss.count_chunks(2**20, 3, 2**16) == 3
 
 
 def inner_equations(jaxpr):

@@ -9,6 +9,7 @@ import scipy.linalg
 from optax.contrib import MuonDimensionNumbers
 
 from jax_impl.muon import COEFFICIENTS, EPS, muon, orthogonalize, orthogonalize_tree, shape_scale
+from jax_impl.stacks import map_stacks
 from twinstep.config import Config
 
 SHAPES = [(24, 24), (16, 40), (40, 16), (1, 8), (8, 1)]  # square, wide, tall, single rows and columns
@@ -70,31 +71,35 @@ def test_the_size_of_a_matrix_does_not_matter():
     assert (orthogonalize(jnp.zeros((3, 5)), 5, jnp.float64) == 0).all()
 
 
+@pytest.fixture
+def stacks(monkeypatch):
+    """Shapes and types of the stacks that the orthogonalization gets and gives."""
+    seen = []
+
+    def noting(function, tree, mesh=None):
+        def noted(x_NRQ):
+            y_NRQ = function(x_NRQ)
+            seen.append((x_NRQ.shape, x_NRQ.dtype, y_NRQ.dtype))
+            return y_NRQ
+
+        return map_stacks(noted, tree, mesh)
+
+    monkeypatch.setattr("jax_impl.muon.map_stacks", noting)
+    return seen
+
+
 @pytest.mark.parametrize("stacked", [False, True])
-def test_matrices_do_not_touch_each_other_stacked_or_not(stacked):
+def test_matrices_do_not_touch_each_other_stacked_or_not(stacks, stacked):
     tree = {"a": draw((6, 4), 1), "b": {"c": draw((6, 4), 2), "d": draw((4, 6), 3)}}
-    stacks = []
-
-    def spread(function, x_NMK):
-        stacks.append(x_NMK.shape)
-        return function(x_NMK)
-
-    leaves = jax.tree.map(jnp.asarray, tree)
-    found = orthogonalize_tree(leaves, 5, jnp.dtype("float64"), spread if stacked else None)
-    assert stacks == ([(1, 4, 6), (2, 6, 4)] if stacked else [])
+    found = orthogonalize_tree(jax.tree.map(jnp.asarray, tree), 5, jnp.dtype("float64"), stacked)
+    assert [shape for shape, *_ in stacks] == ([(1, 4, 6), (2, 6, 4)] if stacked else [])
     for ours, x in zip(jax.tree.leaves(found), jax.tree.leaves(tree), strict=True):
         np.testing.assert_allclose(ours, shape_scale(x.shape) * exact_orthogonalize(x), atol=1e-12)
 
 
-def test_what_devices_exchange_is_in_the_type_of_the_orthogonalization():
-    types = []
-
-    def spread(function, x_NMK):
-        types.append((x_NMK.dtype, function(x_NMK).dtype))
-        return function(x_NMK)
-
-    found = orthogonalize_tree([jnp.asarray(draw((6, 4)), jnp.float32)], 5, jnp.dtype("bfloat16"), spread)
-    assert types == [(jnp.bfloat16, jnp.bfloat16)]
+def test_what_devices_exchange_is_in_the_type_of_the_orthogonalization(stacks):
+    found = orthogonalize_tree([jnp.asarray(draw((6, 4)), jnp.float32)], 5, jnp.dtype("bfloat16"), stacked=True)
+    assert stacks == [((1, 6, 4), jnp.bfloat16, jnp.bfloat16)]
     assert found[0].dtype == jnp.float32
 
 
@@ -126,7 +131,8 @@ def run_steps(optimizer, p, grads):
 
 
 def make_ours(momentum=lambda count: MU, decay=DECAY):
-    return muon(lambda count: LR, momentum, lambda count: decay, steps=5, dtype=jnp.dtype("float64"))
+    scheduled = optax.inject_hyperparams(muon, ("steps", "dtype"))
+    return scheduled(LR, momentum, decay, steps=5, dtype=jnp.dtype("float64"))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

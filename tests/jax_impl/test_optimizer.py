@@ -121,16 +121,17 @@ def test_one_optimizer_for_all_still_does_not_decay_vectors():
 
 def test_clip_uses_the_norm_over_all_groups():
     tree = {"a": jnp.full((2, 2), 3.0), "b": {"c": jnp.full((4,), 4.0)}}  # norm 10
-    clipped, _ = clip_by_global_norm(2.0).update(tree, optax.EmptyState())
+    clipped, norm = clip_by_global_norm(tree, 2.0)
+    assert float(norm) == pytest.approx(10.0)  # before clipping
     assert jax.tree.all(jax.tree.map(lambda c, t: jnp.allclose(c, t * 0.2, rtol=1e-6), clipped, tree))
-    untouched, _ = clip_by_global_norm(11.0).update(tree, optax.EmptyState())
+    untouched, _ = clip_by_global_norm(tree, 11.0)
     assert jax.tree.all(jax.tree.map(lambda c, t: (c == t).all(), untouched, tree))
 
 
 @pytest.mark.usefixtures("x64")
 def test_clip_adds_torchs_eps_to_the_norm():
     tree = {"a": jnp.full((4,), 1e-6)}  # norm 2e-6
-    clipped, _ = clip_by_global_norm(1e-6).update(tree, optax.EmptyState())
+    clipped, _ = clip_by_global_norm(tree, 1e-6)
     np.testing.assert_allclose(clipped["a"], 1e-6 * 1e-6 / (2e-6 + CLIP_EPS), rtol=1e-12)
 
 
@@ -146,7 +147,8 @@ def test_clipping_comes_before_the_groups_part(clip_norm):
     params = unflatten({"linear.weight": jnp.ones((3, 4)), "linear.bias": jnp.ones(3)})
     grads = unflatten({"linear.weight": jnp.full((3, 4), 2.0), "linear.bias": jnp.full(3, 5.0)})
     optimizer = make_optimizer(config, params)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    clipped, _ = clip_by_global_norm(grads, clip_norm)
+    updates, _ = optimizer.update(clipped, optimizer.init(params), params)
     norm = np.sqrt(12 * 4 + 3 * 25)
     factor = 0.5 / (norm + 1e-6) if clip_norm else 1.0
     np.testing.assert_allclose(updates["linear"]["weight"], -0.02 * 2.0 * factor, rtol=1e-12)

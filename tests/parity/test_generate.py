@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import jax_impl.generate as jax_generate
+import jax_impl.decoding as jax_generate
 import torch_ref.generate as torch_generate
 from jax_impl.models import load_tree
 from jax_impl.models import make_model as make_jax_model
@@ -38,7 +38,7 @@ def make_gpts(config):
 )
 def test_both_frameworks_continue_with_the_same_tokens(gpts, options):
     jax_gpt, torch_gpt = gpts
-    jax_tokens = np.array(list(jax_generate.generate(*jax_gpt, CONFIG, PROMPTS, 64, **options)))
+    jax_tokens = np.array(list(jax_generate.generate_in_chunks(*jax_gpt, CONFIG, PROMPTS, 64, **options)))
     torch_tokens = np.array(list(torch_generate.generate(*torch_gpt, CONFIG, PROMPTS, 64, **options)))
     assert len(np.unique(jax_tokens)) > 8  # not a model that repeats itself, where agreement would be easy
     assert np.array_equal(jax_tokens, torch_tokens)
@@ -47,7 +47,7 @@ def test_both_frameworks_continue_with_the_same_tokens(gpts, options):
 def test_a_bfloat16_run_continues_in_both_frameworks():
     config = replace(CONFIG, train=replace(CONFIG.train, dtype="bfloat16"))
     (jax_model, params), (torch_model,) = make_gpts(config)
-    jax_tokens = np.array(list(jax_generate.generate(jax_model, params, config, PROMPTS, 8, temperature=0.0)))
+    jax_tokens = np.array(list(jax_generate.generate_in_chunks(jax_model, params, config, PROMPTS, 8, temperature=0.0)))
     torch_tokens = np.array(list(torch_generate.generate(torch_model, config, PROMPTS, 8, temperature=0.0)))
     # Later tokens may part: rounding differs, and a near tie falls either way.
     assert jax_tokens.shape == torch_tokens.shape

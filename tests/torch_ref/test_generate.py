@@ -8,8 +8,9 @@ import torch
 from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
 from torch_ref import generate as module
 from torch_ref.checkpoint import save
-from torch_ref.generate import filter_logits, generate, main, sample, sample_text
+from torch_ref.generate import generate, main, sample_text
 from torch_ref.models import load_weights, make_model, weight_shapes
+from torch_ref.sampling import filter_logits, sample
 from twinstep.config import Config
 from twinstep.data import ByteTokenizer
 from twinstep.errors import run_command

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.torch_trajectories import run, torchrun
 from tests.helpers.trajectories import largest_difference, make_config
-from torch_ref import parallel
+from torch_ref import parallel, processes
 from twinstep.config import Config, DeviceConfig
 from twinstep.errors import UserError
 
@@ -30,6 +30,6 @@ def test_data_parallel_without_torchrun_says_how_to_start_it():
 
 def test_flags_of_the_other_trainer_are_refused():
     with pytest.raises(UserError, match="torchrun --nnodes"):
-        parallel.initialize(Config(devices=DeviceConfig(coordinator="localhost:1234")))
+        processes.initialize(Config(devices=DeviceConfig(coordinator="localhost:1234")))
     with pytest.raises(UserError, match="fsdp is only in jax_impl"):
         parallel.choose_mode(replace(Config(), devices=DeviceConfig(parallel="fsdp")))

@@ -9,7 +9,7 @@ from torch import nn
 from torch_ref.models.embedding import EmbeddingModel
 from torch_ref.models.gpt import GPT
 from torch_ref.models.linear import LinearClassifier
-from torch_ref.models.mlp import MLP
+from torch_ref.models.mlp import MLPClassifier
 from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig
 
 # BatchNorm's count of batches: only torch has it, and it is read only where momentum is None, which ours never is.
@@ -27,7 +27,16 @@ def make_model(config: Config) -> nn.Module:
         case EmbeddingConfig():
             return EmbeddingModel(config.model, dtype=dtype, param_dtype=param_dtype)
         case MLPConfig():
-            return MLP(config.model, dtype=dtype, param_dtype=param_dtype)
+            return MLPClassifier(config.model, dtype=dtype, param_dtype=param_dtype)
+
+
+def forward(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The logits of one micro-batch."""
+    if "tokens" in batch:
+        return model(batch["tokens"])
+    if "dropout_mask" in batch:
+        return model(batch["inputs"], batch["dropout_mask"])
+    return model(batch["inputs"])
 
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

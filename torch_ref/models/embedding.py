@@ -1,6 +1,6 @@
 """Token embedding, then one linear layer per position: the smallest model with two kinds of parameters.
 
-Shapes: B batch, T time, D channels, V vocabulary.
+Shapes: B batch, T time, D model, V vocabulary.
 """
 
 import torch

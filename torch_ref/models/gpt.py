@@ -1,4 +1,4 @@
-"""nanochat's GPT as of November 2025 (karpathy/nanochat, nanochat/gpt.py).
+"""nanochat's GPT as of November 2025 (karpathy/nanochat, nanochat/gpt.py at 16788eed3cc3a79a94fa5bb852db722f79852cb7).
 
 Notable features:
 - rotary embedding by halves, no learned positions
@@ -9,11 +9,10 @@ Notable features:
 - no biases, untied head
 - logits softcapped, in float32 or wider
 
-Shapes: B batch, T time, S cached time, D model, H query heads, K key/value heads, C head channels, V vocabulary.
-The torch.nn.Identity modules do nothing: they give intermediate values a name for the parity engine's hooks.
+Shapes: B batch, T time, S cached time, D model, F hidden, H query heads, K key/value heads, C head channels, V
+vocabulary.
+An nn.Identity gives a value a name of its own, by which the parity engine's hooks find it.
 """
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,27 +20,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from torch_ref.models.attention import causal_attention
+from torch_ref.models.cache import Cache, cached_attention
 from torch_ref.models.layers import Embedding, Linear
 from twinstep.config import GPTConfig
 
 # float32's machine epsilon, in every dtype: what torch's F.rms_norm takes for eps=None in float32.
 RMS_NORM_EPS = 1.1920929e-07
-
-
-class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far, one entry per block, each (B, S, K, C); `length` of S are set."""
-
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
-    length: int
-
-
-def make_cache(config: GPTConfig, batch: int, size: int, dtype: torch.dtype) -> Cache:
-    """An empty cache for `batch` sequences of at most `size` tokens."""
-    shape = (batch, size, config.key_value_heads, config.head_dim)
-    keys = tuple(torch.zeros(shape, dtype=dtype) for _ in range(config.depth))
-    values = tuple(torch.zeros(shape, dtype=dtype) for _ in range(config.depth))
-    return Cache(keys, values, 0)
 
 
 def rms_norm(x: torch.Tensor) -> torch.Tensor:
@@ -59,7 +43,7 @@ def rotary_table(config: GPTConfig, length: int) -> tuple[torch.Tensor, torch.Te
     frequency = config.rope_theta ** (-channel / config.head_dim)
     angle_TC = torch.outer(torch.arange(length, dtype=torch.float64), frequency)
     dtype = getattr(torch, config.rotary_dtype)
-    return angle_TC.cos().to(dtype), angle_TC.sin().to(dtype)
+    return torch.cos(angle_TC).to(dtype), torch.sin(angle_TC).to(dtype)
 
 
 def apply_rotary(x_BTHC: torch.Tensor, cos_TC: torch.Tensor, sin_TC: torch.Tensor) -> torch.Tensor:
@@ -84,10 +68,10 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = Linear(width, width, bias=False, dtype=param_dtype)
         self.q, self.k, self.y = nn.Identity(), nn.Identity(), nn.Identity()
 
-    def forward(self, x_BTD, cos_TC, sin_TC, cached=None):
+    def forward(self, x_BTD, cos_TC, sin_TC, cache=None, start=0):
         """x (B, T, D) -> (B, T, D).
 
-        cached: keys, values and length of what came before; the new ones are written behind it, in place.
+        cache: this block's keys and values of the `start` tokens before; those of x are written behind them.
         """
         B, T, D = x_BTD.shape
         q_BTHC = self.c_q(x_BTD).view(B, T, self.config.heads, self.config.head_dim)
@@ -95,12 +79,10 @@ class CausalSelfAttention(nn.Module):
         v_BTKC = self.c_v(x_BTD).view(B, T, self.config.key_value_heads, self.config.head_dim)
         q_BTHC = self.q(rms_norm(apply_rotary(q_BTHC, cos_TC, sin_TC)))
         k_BTKC = self.k(rms_norm(apply_rotary(k_BTKC, cos_TC, sin_TC)))
-        start = 0
-        if cached is not None:
-            keys_BSKC, values_BSKC, start = cached
-            keys_BSKC[:, start : start + T], values_BSKC[:, start : start + T] = k_BTKC, v_BTKC
-            k_BTKC, v_BTKC = keys_BSKC[:, : start + T], values_BSKC[:, : start + T]
-        y_BTHC = causal_attention(q_BTHC, k_BTKC, v_BTKC, start)
+        if cache is None:
+            y_BTHC = causal_attention(q_BTHC, k_BTKC, v_BTKC)
+        else:
+            y_BTHC = cached_attention(q_BTHC, k_BTKC, v_BTKC, cache, start)
         return self.c_proj(self.y(y_BTHC.reshape(B, T, D)))
 
 
@@ -115,7 +97,7 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D)."""
-        x_BTF = self.relu_squared(F.relu(self.c_fc(x_BTD)).square())
+        x_BTF = self.relu_squared(torch.square(F.relu(self.c_fc(x_BTD))))
         return self.c_proj(x_BTF)
 
 
@@ -127,9 +109,9 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config, param_dtype)
         self.mlp = MLP(config, param_dtype)
 
-    def forward(self, x_BTD, cos_TC, sin_TC, cached=None):
+    def forward(self, x_BTD, cos_TC, sin_TC, cache=None, start=0):
         """x (B, T, D) -> (B, T, D)."""
-        x_BTD = x_BTD + self.attn(rms_norm(x_BTD), cos_TC, sin_TC, cached)
+        x_BTD = x_BTD + self.attn(rms_norm(x_BTD), cos_TC, sin_TC, cache, start)
         return x_BTD + self.mlp(rms_norm(x_BTD))
 
 
@@ -148,34 +130,43 @@ class GPT(nn.Module):
 
     def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         """tokens (B, T) int -> logits (B, T, V), float32 or wider, within (-softcap, softcap)."""
-        cos_TC, sin_TC = self._rotary_table(tokens_BT, 0)
-        x_BTD = self._embed(tokens_BT)
+        return self.head(self.hidden(tokens_BT))
+
+    def hidden(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """tokens (B, T) int -> what leaves the last block (B, T, D)."""
+        cos_TC, sin_TC = self.rotary(0, tokens_BT.shape[1])
+        x_BTD = self.embed(tokens_BT)
         for block in self.h:
             if self.remat and torch.is_grad_enabled():
                 x_BTD = checkpoint(block, x_BTD, cos_TC, sin_TC, use_reentrant=False)
             else:
                 x_BTD = block(x_BTD, cos_TC, sin_TC)
-        return self._head(x_BTD)
+        return x_BTD
 
     def decode(self, tokens_BT: torch.Tensor, cache: Cache) -> tuple[torch.Tensor, Cache]:
         """The same logits for T more tokens behind those in the cache, and the cache with them in it.
 
-        The caller keeps length + T <= S. The cache's arrays are written in place.
+        The caller keeps length + T <= S. The cache's tensors are written in place.
         """
-        cos_TC, sin_TC = self._rotary_table(tokens_BT, cache.length)
-        x_BTD = self._embed(tokens_BT)
-        for block, k_BSKC, v_BSKC in zip(self.h, cache.keys, cache.values, strict=True):
-            x_BTD = block(x_BTD, cos_TC, sin_TC, (k_BSKC, v_BSKC, cache.length))
-        return self._head(x_BTD), cache._replace(length=cache.length + tokens_BT.shape[1])
+        T = tokens_BT.shape[1]
+        cos_TC, sin_TC = self.rotary(cache.length, T)
+        x_BTD = self.embed(tokens_BT)
+        for block, block_cache in zip(self.h, cache.blocks, strict=True):
+            x_BTD = block(x_BTD, cos_TC, sin_TC, block_cache, cache.length)
+        return self.head(x_BTD), cache._replace(length=cache.length + T)
 
-    def _rotary_table(self, tokens_BT: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        cos_TC, sin_TC = rotary_table(self.config, start + tokens_BT.shape[1])
-        return cos_TC[start:].to(tokens_BT.device), sin_TC[start:].to(tokens_BT.device)
+    def rotary(self, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin of the positions start ... start + length - 1, on the model's device."""
+        cos_TC, sin_TC = rotary_table(self.config, start + length)
+        device = self.wte.weight.device
+        return cos_TC[start:].to(device), sin_TC[start:].to(device)
 
-    def _embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+    def embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """tokens (B, T) int -> what enters the first block (B, T, D)."""
         return self.embed_norm(rms_norm(self.wte(tokens_BT)))
 
-    def _head(self, x_BTD: torch.Tensor) -> torch.Tensor:
+    def head(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """What leaves the last block (B, T, D) -> logits (B, T, V)."""
         logits_BTV = self.lm_head(self.final_norm(rms_norm(x_BTD)))
         logits_BTV = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
         return self.config.softcap * torch.tanh(logits_BTV / self.config.softcap)

@@ -1,6 +1,6 @@
 """The linear classifier: one layer from features to logits.
 
-Shapes: B batch, F features, K logits (the classes, or 1 with a sigmoid head).
+Shapes: B batch, F features, V logits (the classes, or 1 with a sigmoid head).
 """
 
 import torch
@@ -20,5 +20,5 @@ class LinearClassifier(nn.Module):
         self.dtype = dtype
 
     def forward(self, inputs_BF: torch.Tensor) -> torch.Tensor:
-        """inputs (B, F) -> logits (B, K)."""
+        """inputs (B, F) -> logits (B, V)."""
         return self.linear(inputs_BF.to(self.dtype))
