@@ -27,7 +27,7 @@ __all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function"]
 HOMES = {
     "Rule": "weights",
     "carry": "weights",
-    "compare": "pairs",
+    "compare": "any_port",
     "linen_function": "adapters",
     "nnx_function": "adapters",
 }

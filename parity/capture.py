@@ -183,7 +183,7 @@ def has_tags(jaxprs: Iterator[core.Jaxpr]) -> bool:
 def inner_function(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
     """The function that an equation calls once with its own inputs, if that is what it does."""
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    if isinstance(inner, core.Jaxpr):
+    if isinstance(inner, core.Jaxpr) and not isinstance(inner, core.ClosedJaxpr):  # one class in newer JAX
         inner = core.ClosedJaxpr(inner, ())
     return inner if isinstance(inner, core.ClosedJaxpr) and len(inner.jaxpr.invars) == len(eqn.invars) else None
 
@@ -198,7 +198,7 @@ def bind(eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
 def unroll(eqn: core.JaxprEqn, inputs: list[Any], visit: Visit) -> list[Any]:
     """A scan as a Python loop; the tags of iteration i become "name[i]"."""
     p = eqn.params
-    n_consts, n_carry = p["num_consts"], p["num_carry"]
+    n_consts, n_carry = scan_sizes(p)
     consts, carry, stacked = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
     rows: dict[int, list[Any]] = {}
     for i in range(p["length"])[:: -1 if p["reverse"] else 1]:
@@ -210,6 +210,14 @@ def unroll(eqn: core.JaxprEqn, inputs: list[Any], visit: Visit) -> list[Any]:
         outputs = evaluate(p["jaxpr"].jaxpr, p["jaxpr"].consts, args, visit_iteration)
         carry, rows[i] = outputs[:n_carry], outputs[n_carry:]
     return [*carry, *(jnp.stack(column) for column in zip(*(rows[i] for i in sorted(rows)), strict=True))]
+
+
+def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of a scan's inputs are constants, and how many the carry; newer JAX (0.11.2) counts in a flat tree."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
 
 
 def fresh(name: str, taken: dict[str, Any]) -> str:
