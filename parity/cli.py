@@ -68,12 +68,13 @@ def make_parser() -> Parser:
 def run_check(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from parity.check import SEEDS, Request, check
+    from parity.check import SEEDS, check
     from parity.check_configs import subject
     from parity.environment import use_one_thread
     from parity.own_weights import trained_subject
     from parity.report import print_report, write_report
     from parity.report.folder import open_folder
+    from parity.request import Request
 
     if args.devices < 1:
         raise UserError(f"--devices is {args.devices}; it must be at least 1")

@@ -12,12 +12,13 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from parity.check import Request, check_here
+from parity.check import check_here
 from parity.check_configs import subject
 from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
 from parity.reference import Reference, make_reference
 from parity.report.faults import is_right, print_fault_matrix, write_fault_report
+from parity.request import Request
 from parity.result import Result, ratio_to_budget
 from twinstep.config import Config
 from twinstep.data import Data
