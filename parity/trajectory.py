@@ -29,10 +29,7 @@ def run_port(side: JaxSide, state: TrainingState, data: Data, steps: int, watche
     run, half = Run(), steps // 2
     for first, last in ((0, half), (half, steps)):
         batches = side.batches(data, state.step, state.step + last - first)
-        for step, batch in zip(range(first, last), batches, strict=True):
-            stepped = side.train_step(state, batch)
-            run.add(step, stepped, watched)
-            state = stepped.after
+        state = run.train(side, state, batches, watched)
         if last == half:
             state = side.resume(state)
     return run
