@@ -83,7 +83,7 @@ def check_here(
             with around():
                 port = port or JaxSide(config, request.devices)
                 for init, reference in references.items():
-                    curve = compare_run(ledger, port, reference, data, init, config)
+                    curve = compare_stages(ledger, port, reference, data, init, config)
                     if curve is not None:
                         curves.append(curve)
         stages, tensors, first = ledger.judge()
@@ -104,7 +104,7 @@ def check_here(
         )
 
 
-def compare_run(
+def compare_stages(
     ledger: Ledger, port: JaxSide, reference: Reference, data: Data, init: str, config: Config
 ) -> Curve | None:
     """Every stage of one run from one initialization; the curve of its trajectory, where that is compared."""
@@ -145,5 +145,5 @@ def compare_run(
 
 def carried(reference: Named, port: Named) -> tuple[Named, Named]:
     """The names under which weights after the bridge are entered, beside those that each side loads itself."""
-    mark = "{} (carried)".format
-    return {mark(name): x for name, x in reference.items()}, {mark(name): x for name, x in port.items()}
+    ours, theirs = ({f"{name} (carried)": x for name, x in side.items()} for side in (reference, port))
+    return ours, theirs

@@ -49,7 +49,7 @@ class Ledger:
     dtype: str
     entries: dict[Key, dict[int, Entry]] = field(default_factory=dict)
 
-    def compare(
+    def enter(
         self,
         key: Key,
         step: int,

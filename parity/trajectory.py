@@ -52,11 +52,11 @@ def compare_runs(
     """
     dtype, run, moved_runs = ledger.dtype, reference.run, reference.moved_runs
     loss_eps = EPS["float64" if dtype == "float64" else "float32"]
-    envelope = spread(run.losses, [moved.losses for moved in moved_runs])
+    envelope = loss_envelope(run.losses, [moved.losses for moved in moved_runs])
     budgets = [within(width, loss_eps, TRAJECTORY_LOSS if dtype == "float64" else None) for width in envelope]
     for step, losses in enumerate(zip(run.losses, port.losses, strict=True)):
         ours, theirs = map(np.float64, losses)
-        ledger.compare(Key("trajectory", "loss", init, "loss"), step, ours, theirs, tolerance=budgets[step])
+        ledger.enter(Key("trajectory", "loss", init, "loss"), step, ours, theirs, tolerance=budgets[step])
 
     for step, weights in run.weights.items():
         for name, array in weights.items():
@@ -82,7 +82,7 @@ def compare_runs(
     )
 
 
-def spread(losses: list[float], others: list[list[float]]) -> list[float]:
+def loss_envelope(losses: list[float], others: list[list[float]]) -> list[float]:
     """The largest relative deviation of the others up to each step."""
     widest, envelope = 0.0, []
     for step, loss in enumerate(losses):
@@ -105,13 +105,13 @@ def enter_weights(ledger: Ledger, key: Key, step: int, ours: Any, theirs: Any, m
     whose gradient is rounding noise (queries and keys where every query sees one key): Muon makes updates of it.
     """
     if ledger.dtype != "float64":
-        ledger.compare(key, step, ours, theirs, tolerance=within(widest(ours, moved), EPS["float32"], None))
+        ledger.enter(key, step, ours, theirs, tolerance=within(widest(ours, moved), EPS["float32"], None))
         return
     fixed = TOLERANCES["float64"]["trajectory"]
     if fixed.value < relative(ours, theirs) <= within(widest(ours, moved), 0.0, None).value:
         ledger.vacuous(key, step, "the reference, moved by one ulp, differs from itself as much")
     else:
-        ledger.compare(key, step, ours, theirs, tolerance=fixed)
+        ledger.enter(key, step, ours, theirs, tolerance=fixed)
 
 
 def widest(ours: Any, moved: Sequence[Any]) -> float:

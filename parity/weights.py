@@ -93,7 +93,7 @@ def carry_to_jax(targets: Mapping[str, Target], arrays: Mapping[str, np.ndarray]
     for name, (leaf, axes) in targets.items():
         if name not in arrays:
             raise UserError(f"the array {name!r} is missing{closest(name, set(arrays))}")
-        array = turn(name, np.asarray(arrays[name]), axes)
+        array = transpose(name, np.asarray(arrays[name]), axes)
         check_leaf(name, array.shape, array.dtype, like[leaf])
         leaves[leaf] = array
     return leaves
@@ -114,11 +114,11 @@ def carry_to_torch(targets: Mapping[str, Target], leaves: Mapping[str, Any]) -> 
     for name, (leaf, axes) in targets.items():
         if leaf not in leaves:
             raise UserError(f"the JAX leaf {leaf!r} is missing{closest(leaf, set(leaves))}")
-        arrays[name] = turn(leaf, np.asarray(leaves[leaf]), tuple(np.argsort(axes)))
+        arrays[name] = transpose(leaf, np.asarray(leaves[leaf]), tuple(np.argsort(axes)))
     return arrays
 
 
-def turn(name: str, array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def transpose(name: str, array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """`array` with its axes permuted, contiguous. Raises UserError if the permutation does not fit."""
     if not axes:
         return array

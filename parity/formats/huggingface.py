@@ -97,7 +97,7 @@ def make_config(config: Config, bos: int | None) -> dict[str, Any]:
         "final_logit_softcapping": model.softcap,
         "attention_dropout": 0.0,
         "bos_token_id": bos,
-        "eos_token_id": bos,  # the mark that begins a document ends the one before
+        "eos_token_id": bos,  # the BOS token of a document ends the one before
         "pad_token_id": None,
         "dtype": config.param_dtype,
         OURS: to_dict(config),

@@ -103,7 +103,7 @@ def legend(styles: Sequence[str]) -> Markup:
 
 
 def swatch(style: str) -> Markup:
-    """A piece of a line as it is drawn."""
+    """A sample of a line as it is drawn."""
     if style == "envelope":
         mark = element("rect", class_="area envelope", x=0, y=1, width=28, height=10)
     elif style == "anchored":
