@@ -16,8 +16,8 @@ from jax_impl.losses import IGNORE
 from jax_impl.models import make_model
 from jax_impl.tree import flatten, unflatten
 from parity.capture import capture_jax
+from parity.own_bridge import torch_to_jax
 from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
-from parity.weights import torch_to_jax
 from twinstep.config import Config
 from twinstep.data import Data
 from twinstep.facts import first_facts
