@@ -209,6 +209,7 @@ def carried(pair: Pair, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def compare_named(ledger: Ledger, stage: str, step: int, ours: dict, theirs: dict, unit: str = "parameter") -> None:
+    """Enter every array of `ours` beside the one of the same name in `theirs`."""
     for name, array in ours.items():
         ledger.enter(Key(stage, name, GIVEN, unit), step, array, theirs[name])
 

@@ -175,6 +175,7 @@ def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], visi
 
 
 def has_tags(jaxprs: Iterator[core.Jaxpr]) -> bool:
+    """Whether any of the jaxprs holds a tag, at any depth."""
     return any(
         eqn.primitive is name_p or has_tags(core.jaxprs_in_params(eqn.params)) for jaxpr in jaxprs for eqn in jaxpr.eqns
     )

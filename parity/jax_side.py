@@ -28,6 +28,8 @@ OBSERVED = "observed"
 
 
 class Observed(NamedTuple):
+    """The state of `observe`: the last gradients, a tree like the parameters."""
+
     observed: Any
 
 
@@ -165,6 +167,7 @@ class JaxSide:
         return input.train_batches(data.train, start, stop)
 
     def capture(self, state: TrainingState, batch: Batch) -> Captured:
+        """Activations and their gradients, micro-step by micro-step, with dropout as in training."""
         jax_state = self.load(state)
         targets = np.maximum((batch["targets"] != IGNORE).sum(), 1)
         captured = Captured()
@@ -212,4 +215,5 @@ class JaxSide:
 
 
 def arrays(named: Named) -> Named:
+    """JAX arrays as NumPy arrays."""
     return {name: np.asarray(x) for name, x in named.items()}

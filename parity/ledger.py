@@ -148,6 +148,7 @@ class Ledger:
 
 
 def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) -> TensorResult:
+    """One key's verdicts, step by step."""
     ratios = [v.ratio for v in verdicts if v.ratio is not None]
     return TensorResult(
         stage=key.stage,

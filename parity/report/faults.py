@@ -50,6 +50,7 @@ def outcome(row: Row) -> str:
 
 
 def is_right(row: Row) -> bool:
+    """Whether a fault was found at its stage, or an equivalent rewrite at none."""
     return outcome(row) in ("caught", "equivalent")
 
 
@@ -149,6 +150,7 @@ def matrix_of(rows: Sequence[Row]) -> HeatMap:
 
 
 def label(row: Row) -> str:
+    """The name of a row; faults of two models may share one."""
     return printable(f"{row['name']} ({row['model']})")
 
 

@@ -63,6 +63,8 @@ def judged(value: float, status: Status, detail: str) -> Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
+    """A table of cells by (row, column); a pair that was never compared has none."""
+
     rows: list[str]
     columns: list[str]
     cells: dict[tuple[str, str], Cell]

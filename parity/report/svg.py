@@ -32,6 +32,7 @@ class Axis:
     log: bool
 
     def place(self, value: float) -> float:
+        """The value's place, between 0 and 1."""
         if self.log:
             at = (math.log10(value / self.low) / math.log10(self.high / self.low)) if value > 0 else 0.0
         else:
@@ -90,6 +91,7 @@ def chart(series: Sequence[Series], title: str, y_label: str, log: bool) -> Mark
 
 
 def grid(axis: Axis, across: Axis, y_label: str) -> list[Markup]:
+    """Lines, ticks and labels of both axes."""
     marks = []
     for value, label in axis.ticks():
         y = down(axis, value)
@@ -133,8 +135,10 @@ def drawn(s: Series, axis: Axis, across: Axis) -> list[Markup]:
 
 
 def right(across: Axis, x: float) -> float:
+    """The SVG's x of a step."""
     return round(LEFT + across.place(x) * (RIGHT - LEFT), 1)
 
 
 def down(axis: Axis, y: float) -> float:
+    """The SVG's y of a value: it grows downwards."""
     return round(BOTTOM - axis.place(y) * (BOTTOM - TOP), 1)
