@@ -1,4 +1,4 @@
-"""Interleaving and what is made of it: medians, quartiles, ratios pair by pair."""
+"""Interleaved samples, and their medians, quartiles and ratios pair by pair."""
 
 import statistics
 import time

@@ -23,7 +23,7 @@ TINY = {
     },
 }  # fmt: skip
 
-STEPS = 3  # in one sample: in a training run a step follows a step, and not another process
+STEPS = 3  # in one sample: in training a step follows a step, without another process in between
 
 
 def prepare(side: str, spec: dict[str, Any]) -> gpt_sides.Work:

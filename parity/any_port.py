@@ -29,7 +29,7 @@ TorchOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
 class Pair(NamedTuple):
-    """The two models and how the names of one are those of the other."""
+    """The two models, and the rules that map the names of one to those of the other."""
 
     module: torch.nn.Module
     function: Callable[..., Any]
@@ -164,13 +164,13 @@ def jitted_pass(pair: Pair) -> Callable[[Any], JaxPass]:
 
 
 def layer_tags(rules: Sequence[Rule], ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Target]:
-    """torch's module -> tag, for the modules whose tag is there. Raises UserError if none but the whole model's is."""
+    """torch's module -> tag, for the modules whose tag is there. Raises UserError if only the whole model's is."""
     tags: dict[str, Target] = {}
     for name in ours:
-        plain, number = (name.partition(" #")[0], "".join(name.partition(" #")[1:]))  # a layer that is called again
+        plain, *number = name.partition(" #")  # " #2": the layer's second call
         for rule in rules:
             match = re.fullmatch(rule.torch, plain)
-            if match and rule.jax is not None and (tag := match.expand(rule.jax) + number) in theirs:
+            if match and rule.jax is not None and (tag := match.expand(rule.jax) + "".join(number)) in theirs:
                 tags[name] = Target(tag, rule.axes)
                 break
         else:

@@ -28,15 +28,15 @@ class TorchPass:
 
     activations: dict[str, np.ndarray] = field(default_factory=dict)
     gradients: dict[str, np.ndarray] = field(default_factory=dict)
-    done: bool = False  # activation checkpointing calls modules again in the backward pass: not recorded
+    done: bool = False  # rematerialization calls modules again in the backward pass: not recorded
 
 
 @contextmanager
 def capture_torch(module: nn.Module, output_name: str = "output") -> Iterator[list[TorchPass]]:
     """Records every forward pass of `module` (and the backward pass through it) within the context.
 
-    Names are those of `module.named_modules()`, `output_name` for the whole; a module that returns several tensors
-    gives "name.0", "name.1". Values are copied at once: a later operation in place does not change them.
+    Names are those of `module.named_modules()`, and `output_name` for what `module` itself returns; several tensors of
+    one module are "name.0", "name.1". Values are copied at once: a later operation in place does not change them.
     """
     passes: list[TorchPass] = []
 
@@ -149,7 +149,7 @@ def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], visi
     """Evaluates a jaxpr; `visit(name, value)` sees each tagged value and gives what goes on in its place.
 
     Goes into every inner function that holds tags (jit, remat, custom derivatives, scan, unrolled) and leaves the
-    others as they are. Inside a custom derivative with tags in it, the rule gives way to the derivative of its body.
+    others as they are. A function with a custom derivative and tags in it is differentiated through its body.
     """
     values: dict[core.Var, Any] = {}
 

@@ -1,7 +1,7 @@
 """A check in a child process, where JAX is set up for its arithmetic and its devices before it starts.
 
-JAX in which 64-bit types are on can turn float32 into float64 unseen, and with them off the reverse. Checks in float32
-and bfloat16 therefore run where they are off from the start.
+With 64-bit types on, JAX can silently turn float32 into float64, and with them off the reverse. So checks in float32
+and bfloat16 run where they are off from the start.
 """
 
 import json

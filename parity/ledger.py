@@ -12,7 +12,7 @@ from parity.budget import EPS, MEDIAN_RATIO, TOLERANCES, Error, Tolerance, Verdi
 from parity.result import STAGES, Divergence, StageResult, Status, TensorResult, ratio_to_budget
 
 SMALL = 1000  # elements
-GIVEN = "given"  # weights that somebody brought
+GIVEN = "given"  # from the user's own weights
 INITS = ("nonzero", "native", GIVEN)  # the order in which they are checked, and blamed
 
 

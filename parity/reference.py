@@ -15,7 +15,7 @@ from twinstep.data import Data
 from twinstep.init import initial_weights
 
 WATCHED = 10  # steps at which everything is compared, at most; losses are compared at every step
-PERTURBATIONS = 3  # runs of the reference from parameters moved by one ulp
+PERTURBATIONS = 3  # runs of the reference from parameters perturbed by one ulp
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Watched(NamedTuple):
     true_stepped: Stepped
     true_captured: Captured
     true_optimized: Optimized
-    moved: list[tuple[np.ndarray, Named]]  # loss and new weights of the step from parameters moved by one ulp
+    moved: list[tuple[np.ndarray, Named]]  # loss and new weights of the step from perturbed parameters
 
 
 class Reference(NamedTuple):
@@ -67,7 +67,7 @@ class Reference(NamedTuple):
     watched: dict[int, Watched]
     labels: dict[str, str]  # parameter -> optimizer group
     run: Run
-    moved_runs: list[Run]  # from parameters moved by one ulp; empty where no trajectory is compared
+    moved_runs: list[Run]  # from parameters perturbed by one ulp; empty where no trajectory is compared
     end: TrainingState
     evaluation: Named
     true_evaluation: Named

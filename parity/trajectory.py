@@ -1,8 +1,8 @@
-"""Whole runs: the port beside the reference, step by step and left to itself, and the reference beside itself.
+"""Trajectories: the port against the reference, and the reference against itself, over a whole run.
 
 anchored: each step starts from the reference's state, so its error is that of one step. free: each side goes on from
-its own state, so errors pile up. envelope: the reference after its parameters moved by one ulp, the largest deviation
-of several such runs; a port within ten times the envelope is as good as the reference run twice.
+its own state, so errors pile up. envelope: the reference from parameters perturbed by one ulp, the largest deviation of
+several such runs; a port within ten times the envelope is as good as the reference run twice.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ FLOOR_ULPS = 4  # of the loss, or of a tensor's norm: what one more rounding may
 def run_port(side: JaxSide, state: TrainingState, data: Data, steps: int, watched: Sequence[int]) -> Run:
     """The port's free run on its own batches.
 
-    Half way a checkpoint is written and read again, and the input opened anew: what is lost there shows after it.
+    Halfway it saves a checkpoint, restores it and opens the input again: what a resume loses shows in the second half.
     """
     run, half = Run(), steps // 2
     for first, last in ((0, half), (half, steps)):
@@ -109,11 +109,11 @@ def enter_weights(ledger: Ledger, key: Key, step: int, ours: Any, theirs: Any, m
         return
     fixed = TOLERANCES["float64"]["trajectory"]
     if fixed.value < relative(ours, theirs) <= within(widest(ours, moved), 0.0, None).value:
-        ledger.vacuous(key, step, "the reference, moved by one ulp, differs from itself as much")
+        ledger.vacuous(key, step, "the reference, perturbed by one ulp, differs from itself as much")
     else:
         ledger.enter(key, step, ours, theirs, tolerance=fixed)
 
 
 def widest(ours: Any, moved: Sequence[Any]) -> float:
-    """The envelope of one tensor: the largest deviation of the runs from parameters moved by one ulp."""
+    """The envelope of one tensor: the largest deviation of the runs from perturbed parameters."""
     return max(relative(ours, other) for other in moved)

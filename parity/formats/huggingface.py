@@ -43,7 +43,7 @@ FIXED: dict[str, tuple[Any, Any]] = {  # name: (ours, transformers' default)
     "tie_word_embeddings": (False, False),
 }
 COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-EPS = (RMS_NORM_EPS, 1e-6)  # transformers' default is let pass: upstream's own models were converted with it
+EPS = (RMS_NORM_EPS, 1e-6)  # transformers' default is accepted: upstream's own models were converted with it
 OURS = "twinstep"  # where a config of ours holds our configuration; transformers keeps it as an attribute
 
 

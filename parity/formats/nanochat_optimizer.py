@@ -26,7 +26,7 @@ BLOCK = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.c_proj", "mlp.c_fc", "mlp.c_p
 def read(source: Path, step: int, config: Config) -> dict[str, np.ndarray] | None:
     """ "parameter/state name" -> array; None if there are no such files, or nothing in them yet.
 
-    Raises UserError if they are not whole or do not fit the model.
+    Raises UserError if they are incomplete or do not fit the model.
     """
     paths = rank_files(source, step)
     if not paths or step == 0:

@@ -46,7 +46,7 @@ def head(result: Result) -> Iterator[Markup]:
 
 
 def first_divergence(result: Result) -> Iterator[Markup]:
-    """Where the port parts from the original, and the last tensor that was still right before it."""
+    """Where the port diverges first, and the last tensor before it that was still right."""
     d = result.first_divergence
     if d is None:
         return

@@ -8,7 +8,7 @@ from parity.report.markup import Markup, element
 
 WIDTH, HEIGHT = 440, 270
 LEFT, RIGHT, TOP, BOTTOM = 56, 428, 12, 232  # of the plot's area
-FEW = 20  # points that are marked one by one
+FEW = 20  # up to so many points, each gets a dot
 
 
 @dataclass(frozen=True)
