@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.interleave import interleave, per_piece
+from bench.interleave import interleave, per_step
 from bench.options import BenchOptions, Row
 from bench.process import workers
 from bench.rows import rows_of
@@ -87,4 +87,4 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
     updates = dict.fromkeys(UPDATES, 3) if options.tiny else UPDATES
     with workers("classifier", {side: {"updates": count} for side, count in updates.items()}) as sides:
         samples = interleave(sides, options.rounds)
-    return rows_of("linear classifier", per_piece(samples, updates), "updates/s", lambda sample: 1 / sample.seconds)
+    return rows_of("linear classifier", per_step(samples, updates), "updates/s", lambda sample: 1 / sample.seconds)

@@ -56,7 +56,7 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
         written = batch * tokens
         found = rows_of(f"decoding, batch {batch}", samples, "tokens/s", partial(tokens_per_second, written))
         texts = {side: np.array(of_side[0].result) for side, of_side in samples.items()}
-        for row in found:  # rounding may part two texts where two tokens are almost as likely
+        for row in found:  # rounding can make two texts differ where two tokens are almost equally likely
             row.extra["same_tokens"] = float((texts["jax"] == texts["torch"]).mean())
         rows += found
     return rows

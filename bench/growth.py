@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench import gpt_sides
-from bench.interleave import interleave, spread
+from bench.interleave import interleave, quartiles
 from bench.options import BenchOptions, Row
 from bench.process import Sample, workers
 from twinstep.flops import matrix_flops_per_step
@@ -63,7 +63,7 @@ def axis_rows(
     """The times at each size, the slope of their last half, where what is constant weighs least, and FLOPs' own."""
     rows, times, starts = [], [], []
     for size, samples, operations in zip(sizes, by_size, flops, strict=True):
-        time = spread(sample.seconds for sample in samples)
+        time = quartiles(sample.seconds for sample in samples)
         times.append(time.median)
         starts.append(float(samples[0].result))
         row = Row(f"growth, {axis} {size}", side, 1e3 * time.median, 1e3 * time.low, 1e3 * time.high, "ms",

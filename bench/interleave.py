@@ -1,4 +1,4 @@
-"""Interleaving and what is made of it: medians, quartiles, ratios pair by pair."""
+"""Interleaved samples, and their medians, quartiles and ratios pair by pair."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ QUIET = 0.1  # cores that others may keep busy before a round counts as disturbe
 TRIES = 3  # rounds at most, for each one asked for
 
 
-class Spread(NamedTuple):
+class Quartiles(NamedTuple):
     """Median and quartiles."""
 
     median: float
@@ -21,12 +21,12 @@ class Spread(NamedTuple):
     high: float
 
 
-def spread(values: Iterable[float]) -> Spread:
+def quartiles(values: Iterable[float]) -> Quartiles:
     values = list(values)
     if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
+        return Quartiles(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, low, high)
+    return Quartiles(median, low, high)
 
 
 def interleave(workers: dict[str, Worker], pairs: int, warmups: int = 3) -> dict[str, list[Sample]]:
@@ -49,10 +49,10 @@ def interleave(workers: dict[str, Worker], pairs: int, warmups: int = 3) -> dict
     return {name: [current[name] for current in kept] for name in workers}
 
 
-def per_piece(samples: dict[str, list[Sample]], pieces: dict[str, int]) -> dict[str, list[Sample]]:
-    """The samples of one piece of work, from samples of as many pieces as each side did in a row."""
+def per_step(samples: dict[str, list[Sample]], steps: dict[str, int]) -> dict[str, list[Sample]]:
+    """Samples of one step, from samples of as many steps as each side took in a row."""
     return {
-        side: [s._replace(seconds=s.seconds / pieces[side], cpu_seconds=s.cpu_seconds / pieces[side]) for s in found]
+        side: [s._replace(seconds=s.seconds / steps[side], cpu_seconds=s.cpu_seconds / steps[side]) for s in found]
         for side, found in samples.items()
     }
 
@@ -62,6 +62,6 @@ def disturbance(samples: dict[str, Sample]) -> float:
     return max(sample.others or 0.0 for sample in samples.values())
 
 
-def ratios(samples: list[Sample], reference: list[Sample]) -> Spread:
+def ratios(samples: list[Sample], reference: list[Sample]) -> Quartiles:
     """How many times as long as the reference's, round by round."""
-    return spread(ours.seconds / theirs.seconds for ours, theirs in zip(samples, reference, strict=True))
+    return quartiles(ours.seconds / theirs.seconds for ours, theirs in zip(samples, reference, strict=True))

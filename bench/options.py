@@ -17,7 +17,7 @@ class BenchOptions:
     json: str | None = None
     """File for all figures as JSON; a picture of the same name but for .png is drawn beside it."""
     upstream: str | None = None
-    """Your own checkout of karpathy/nanochat (November 2025), to be measured as it is."""
+    """Your own checkout of karpathy/nanochat (November 2025, commit 16788ee), to be measured as it is."""
     tiny: bool = False
     """The smallest sizes and the fewest sides: measures nothing, but shows in less than a minute that all runs."""
 

@@ -1,4 +1,4 @@
-"""The fastest matrix product that either framework manages here: what a share of the peak is a share of."""
+"""The machine's peak: the fastest matrix product that either framework manages on it."""
 
 from typing import Any
 

@@ -17,7 +17,7 @@ ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # both frameworks
 
 
 class Sample(NamedTuple):
-    """One piece of work."""
+    """One measurement of a worker's work."""
 
     seconds: float
     cpu_seconds: float  # of all threads of the worker

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from bench.interleave import ratios, spread
+from bench.interleave import quartiles, ratios
 from bench.options import Row
 from bench.process import Sample
 
@@ -23,9 +23,9 @@ def rows_of(
     reference = next(iter(samples.values()))
     rows = []
     for side, found in samples.items():
-        shown = spread(value(sample) for sample in found)
+        shown = quartiles(value(sample) for sample in found)
         longer = None if found is reference else ratios(found, reference)
-        seconds = spread(sample.seconds for sample in found).median
+        seconds = quartiles(sample.seconds for sample in found).median
         row = Row(work, side, shown.median, shown.low, shown.high, unit)
         rows.append(
             replace(
@@ -34,7 +34,7 @@ def rows_of(
                 ratio_low=longer and longer.low,
                 ratio_high=longer and longer.high,
                 peak_share=seconds_at_peak and seconds_at_peak / seconds,
-                others=spread(sample.others or 0.0 for sample in found).median,
+                others=quartiles(sample.others or 0.0 for sample in found).median,
                 extra={"seconds": [s.seconds for s in found], "cpu_seconds": [s.cpu_seconds for s in found]},
             )
         )

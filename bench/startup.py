@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench import gpt_sides, step
-from bench.interleave import spread
+from bench.interleave import quartiles
 from bench.options import BenchOptions, Row
 from bench.process import Worker
 
@@ -30,7 +30,7 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
     rows = []
     for side, found in times.items():
         longer = [theirs / ours for theirs, ours in zip(found, times["jax"], strict=True)]
-        value, ratio = spread(found), spread(longer)
+        value, ratio = quartiles(found), quartiles(longer)
         row = Row("start to first step", side, value.median, value.low, value.high, "s")
         rows.append(
             row if side == "jax" else replace(row, ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)

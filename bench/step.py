@@ -3,7 +3,7 @@
 from typing import Any
 
 from bench import gpt_sides
-from bench.interleave import interleave, per_piece
+from bench.interleave import interleave, per_step
 from bench.options import BenchOptions, Row
 from bench.process import workers
 from bench.rows import rows_of
@@ -23,7 +23,7 @@ TINY = {
     },
 }  # fmt: skip
 
-STEPS = 3  # in one sample: in a training run a step follows a step, and not another process
+STEPS = 3  # in one sample: in training a step follows a step, without another process in between
 
 
 def prepare(side: str, spec: dict[str, Any]) -> gpt_sides.Work:
@@ -38,7 +38,7 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
     for work, spec in (TINY if options.tiny else SIZES).items():
         names = gpt_sides.sides(options.upstream, compiled=not options.tiny)
         with workers("step", {side: {**spec, "upstream": options.upstream} for side in names}) as sides:
-            samples = per_piece(interleave(sides, options.rounds), dict.fromkeys(names, STEPS))
+            samples = per_step(interleave(sides, options.rounds), dict.fromkeys(names, STEPS))
         flops = matrix_flops_per_step(gpt_sides.config_of(spec), spec["sequence_len"])
         rows += rows_of(work, samples, "ms", lambda sample: 1e3 * sample.seconds, flops / peak)
     return rows

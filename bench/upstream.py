@@ -1,4 +1,7 @@
-"""karpathy/nanochat's own model and optimizers, from a checkout that the user has (layout of November 2025)."""
+"""karpathy/nanochat's own model and optimizers, from a checkout that the user has.
+
+Its layout must be that of November 2025, commit 16788eed3cc3a79a94fa5bb852db722f79852cb7.
+"""
 
 import importlib
 import sys
@@ -17,7 +20,8 @@ def check_checkout(folder: str) -> None:
     for name in ("gpt.py", "muon.py"):
         if not (Path(folder) / "nanochat" / name).is_file():
             raise UserError(
-                f"--upstream {folder} has no nanochat/{name}; pass the folder of a checkout of nanochat, November 2025"
+                f"--upstream {folder} has no nanochat/{name}; pass the folder of a checkout of nanochat, "
+                "November 2025 (16788ee)"
             )
 
 

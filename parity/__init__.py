@@ -1,4 +1,4 @@
-"""The parity engine: is the JAX port the PyTorch original, and if not, where does it part from it?
+"""The parity engine: does the JAX port compute what the PyTorch original does, and if not, where do they diverge first?
 
 `parity.compare` checks any torch module against any JAX function; `parity.linen_function` and `parity.nnx_function`
 make functions of Flax modules that name their layers; `parity.Rule` maps names, and `parity.carry` carries weights by
@@ -27,7 +27,7 @@ __all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function"]
 HOMES = {
     "Rule": "weights",
     "carry": "weights",
-    "compare": "pairs",
+    "compare": "any_port",
     "linen_function": "adapters",
     "nnx_function": "adapters",
 }

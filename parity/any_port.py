@@ -19,7 +19,7 @@ from parity.environment import environment
 from parity.ledger import GIVEN, Key, Ledger
 from parity.result import Result
 from parity.stages import backwards
-from parity.weights import Rule, Target, map_names, turn
+from parity.weights import Rule, Target, map_names, transpose
 from twinstep.errors import UserError
 
 OUTPUT = "output"  # the name of what the whole model returns, on both sides
@@ -29,7 +29,7 @@ TorchOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
 class Pair(NamedTuple):
-    """The two models and how the names of one are those of the other."""
+    """The two models, and the rules that map the names of one to those of the other."""
 
     module: torch.nn.Module
     function: Callable[..., Any]
@@ -63,8 +63,8 @@ def compare(
     inputs: NumPy arrays, the module's arguments. jax_inputs: the function's, where its layout is another.
     weights: rules from the names in `module.state_dict()` to the leaves of `params`, with the permutation of the axes;
     every torch name matches one rule, every leaf is fed once. layers: likewise from the names of torch's modules to
-    tags, with the permutation that turns torch's activation into JAX's ("output" is the model's own); a module whose
-    tag does not exist is left out, and listed in the result's notes.
+    tags, with the transpose from torch's activation to JAX's ("output" is the model's own); a module whose tag does
+    not exist is left out, and listed in the result's notes.
     losses: functions (output, *inputs) -> scalar of each framework; the output times fixed random numbers, summed,
     when left out.
     optimizers: a function from torch parameters to a torch optimizer, and an optax transformation. With them, updates
@@ -134,11 +134,11 @@ def projections(layers: Sequence[Rule]) -> tuple[Callable[..., torch.Tensor], Ca
 def compare_leaves(ledger: Ledger, targets: dict[str, Target], arrays: dict, leaves: dict) -> None:
     """The weights as they are given: shape, type and every value after the rule's transpose."""
     for name, (leaf, axes) in targets.items():
-        ours, theirs = turn(name, arrays[name], axes), leaves[leaf]
+        ours, theirs = transpose(name, arrays[name], axes), leaves[leaf]
         if ours.dtype != theirs.dtype:
             ledger.refuse(Key("weights", name, GIVEN), 0, f"{ours.dtype} in torch, {theirs.dtype} in JAX")
         else:
-            ledger.compare(Key("weights", name, GIVEN), 0, ours, theirs)
+            ledger.enter(Key("weights", name, GIVEN), 0, ours, theirs)
 
 
 def torch_pass(pair: Pair) -> tuple[np.ndarray, TorchPass, dict[str, np.ndarray]]:
@@ -164,13 +164,13 @@ def jitted_pass(pair: Pair) -> Callable[[Any], JaxPass]:
 
 
 def layer_tags(rules: Sequence[Rule], ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Target]:
-    """torch's module -> tag, for the modules whose tag is there. Raises UserError if none but the whole model's is."""
+    """torch's module -> tag, for the modules whose tag is there. Raises UserError if only the whole model's is."""
     tags: dict[str, Target] = {}
     for name in ours:
-        plain, number = (name.partition(" #")[0], "".join(name.partition(" #")[1:]))  # a layer that is called again
+        plain, *number = name.partition(" #")  # " #2": the layer's second call
         for rule in rules:
             match = re.fullmatch(rule.torch, plain)
-            if match and rule.jax is not None and (tag := match.expand(rule.jax) + number) in theirs:
+            if match and rule.jax is not None and (tag := match.expand(rule.jax) + "".join(number)) in theirs:
                 tags[name] = Target(tag, rule.axes)
                 break
         else:
@@ -189,14 +189,14 @@ def compare_passes(ledger: Ledger, pair: Pair, found: JaxPass) -> list[str]:
     loss, ours, gradients = torch_pass(pair)
     tags = layer_tags(pair.layers, ours.activations, found.activations)
     for name, (tag, axes) in tags.items():
-        activation = turn(name, ours.activations[name], axes)
-        ledger.compare(Key("activations", name, GIVEN), 0, activation, found.activations[tag])
-    ledger.compare(Key("loss", "loss", GIVEN), 0, loss, found.loss)
+        activation = transpose(name, ours.activations[name], axes)
+        ledger.enter(Key("activations", name, GIVEN), 0, activation, found.activations[tag])
+    ledger.enter(Key("loss", "loss", GIVEN), 0, loss, found.loss)
     for name in backwards(list(tags)):
         tag, axes = tags[name]
         if name in ours.gradients and tag in found.gradients:
-            gradient = turn(name, ours.gradients[name], axes)
-            ledger.compare(Key("gradients", f"d {name}", GIVEN, "activation"), 0, gradient, found.gradients[tag])
+            gradient = transpose(name, ours.gradients[name], axes)
+            ledger.enter(Key("gradients", f"d {name}", GIVEN, "activation"), 0, gradient, found.gradients[tag])
     compare_named(ledger, "gradients", 0, carried(pair, gradients), flatten(found.param_gradients))
     missing = [name for name in ours.activations if name not in tags]
     return [f"Layers of torch without a tag in JAX, not compared: {', '.join(missing)}."] if missing else []
@@ -205,12 +205,13 @@ def compare_passes(ledger: Ledger, pair: Pair, found: JaxPass) -> list[str]:
 def carried(pair: Pair, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """torch arrays under JAX's names and in JAX's layout; those without a leaf are left out."""
     targets = {name: pair.weights[name] for name in arrays if name in pair.weights}
-    return {target.jax: turn(name, arrays[name], target.axes) for name, target in targets.items()}
+    return {target.jax: transpose(name, arrays[name], target.axes) for name, target in targets.items()}
 
 
 def compare_named(ledger: Ledger, stage: str, step: int, ours: dict, theirs: dict, unit: str = "parameter") -> None:
+    """Enter every array of `ours` beside the one of the same name in `theirs`."""
     for name, array in ours.items():
-        ledger.compare(Key(stage, name, GIVEN, unit), step, array, theirs[name])
+        ledger.enter(Key(stage, name, GIVEN, unit), step, array, theirs[name])
 
 
 def compare_updates(
@@ -242,5 +243,5 @@ def compare_updates(
         found = run(free)
         updates, free_state = step_fn(found.param_gradients, free_state, free)
         free = optax.apply_updates(free, updates)
-        ledger.compare(Key("trajectory", "loss", GIVEN, "loss"), step, loss, found.loss)
+        ledger.enter(Key("trajectory", "loss", GIVEN, "loss"), step, loss, found.loss)
         compare_named(ledger, "trajectory", step, after, flatten(free))

@@ -28,15 +28,15 @@ class TorchPass:
 
     activations: dict[str, np.ndarray] = field(default_factory=dict)
     gradients: dict[str, np.ndarray] = field(default_factory=dict)
-    done: bool = False  # activation checkpointing calls modules again in the backward pass: not recorded
+    done: bool = False  # rematerialization calls modules again in the backward pass: not recorded
 
 
 @contextmanager
 def capture_torch(module: nn.Module, output_name: str = "output") -> Iterator[list[TorchPass]]:
     """Records every forward pass of `module` (and the backward pass through it) within the context.
 
-    Names are those of `module.named_modules()`, `output_name` for the whole; a module that returns several tensors
-    gives "name.0", "name.1". Values are copied at once: a later operation in place does not change them.
+    Names are those of `module.named_modules()`, and `output_name` for what `module` itself returns; several tensors of
+    one module are "name.0", "name.1". Values are copied at once: a later operation in place does not change them.
     """
     passes: list[TorchPass] = []
 
@@ -149,7 +149,7 @@ def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], visi
     """Evaluates a jaxpr; `visit(name, value)` sees each tagged value and gives what goes on in its place.
 
     Goes into every inner function that holds tags (jit, remat, custom derivatives, scan, unrolled) and leaves the
-    others as they are. Inside a custom derivative with tags in it, the rule gives way to the derivative of its body.
+    others as they are. A function with a custom derivative and tags in it is differentiated through its body.
     """
     values: dict[core.Var, Any] = {}
 
@@ -175,6 +175,7 @@ def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], visi
 
 
 def has_tags(jaxprs: Iterator[core.Jaxpr]) -> bool:
+    """Whether any of the jaxprs holds a tag, at any depth."""
     return any(
         eqn.primitive is name_p or has_tags(core.jaxprs_in_params(eqn.params)) for jaxpr in jaxprs for eqn in jaxpr.eqns
     )
@@ -183,7 +184,7 @@ def has_tags(jaxprs: Iterator[core.Jaxpr]) -> bool:
 def inner_function(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
     """The function that an equation calls once with its own inputs, if that is what it does."""
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    if isinstance(inner, core.Jaxpr):
+    if isinstance(inner, core.Jaxpr) and not isinstance(inner, core.ClosedJaxpr):  # one class in newer JAX
         inner = core.ClosedJaxpr(inner, ())
     return inner if isinstance(inner, core.ClosedJaxpr) and len(inner.jaxpr.invars) == len(eqn.invars) else None
 
@@ -198,7 +199,7 @@ def bind(eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
 def unroll(eqn: core.JaxprEqn, inputs: list[Any], visit: Visit) -> list[Any]:
     """A scan as a Python loop; the tags of iteration i become "name[i]"."""
     p = eqn.params
-    n_consts, n_carry = p["num_consts"], p["num_carry"]
+    n_consts, n_carry = scan_sizes(p)
     consts, carry, stacked = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
     rows: dict[int, list[Any]] = {}
     for i in range(p["length"])[:: -1 if p["reverse"] else 1]:
@@ -210,6 +211,14 @@ def unroll(eqn: core.JaxprEqn, inputs: list[Any], visit: Visit) -> list[Any]:
         outputs = evaluate(p["jaxpr"].jaxpr, p["jaxpr"].consts, args, visit_iteration)
         carry, rows[i] = outputs[:n_carry], outputs[n_carry:]
     return [*carry, *(jnp.stack(column) for column in zip(*(rows[i] for i in sorted(rows)), strict=True))]
+
+
+def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
+    """How many of a scan's inputs are constants, and how many the carry; newer JAX (0.11.2) counts in a flat tree."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
 
 
 def fresh(name: str, taken: dict[str, Any]) -> str:

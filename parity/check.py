@@ -1,9 +1,9 @@
 """One check: the same numbers into both frameworks, every stage compared, the first divergence named."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from parity.jax_side import JaxSide
 from parity.ledger import GIVEN, Key, Ledger
 from parity.own_weights import tokenizer_of, trained_weights
 from parity.reference import Reference, make_reference
+from parity.request import Request
 from parity.result import Curve, Result
 from parity.side import Named
 from parity.stages import (
@@ -36,29 +37,11 @@ from twinstep.errors import UserError
 from twinstep.resolve import fill_in
 
 MakeReference = Callable[..., Reference]  # with the arguments of `make_reference`
-
-
 SEEDS = 8  # in float32 and bfloat16
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to check: `config` fixes model, data, optimizer, dtype, steps and first seed.
-
-    seeds: runs from consecutive seeds; float32 and bfloat16 need at least eight, where one lucky rounding would make
-    a ratio of errors meaningless. devices: over how many the port's step runs under pmap. checkpoint: the folder of a
-    user's weights, from which every run starts instead of from the initializations.
-    """
-
-    config: Config
-    seeds: int = 1
-    devices: int = 1
-    inits: Sequence[str] = ("nonzero", "native")
-    checkpoint: str | None = None
-
-
 def check(request: Request) -> Result:
-    """The check: in float64 on one device here, otherwise in a process where JAX is set up for it from the start.
+    """The check: in float64 on one device here, otherwise in a child process whose JAX is set up for it.
 
     Raises UserError if the configuration cannot run.
     """
@@ -100,7 +83,7 @@ def check_here(
             with around():
                 port = port or JaxSide(config, request.devices)
                 for init, reference in references.items():
-                    curve = compare(ledger, port, reference, data, init, config)
+                    curve = compare_stages(ledger, port, reference, data, init, config)
                     if curve is not None:
                         curves.append(curve)
         stages, tensors, first = ledger.judge()
@@ -121,7 +104,9 @@ def check_here(
         )
 
 
-def compare(ledger: Ledger, port: JaxSide, reference: Reference, data: Data, init: str, config: Config) -> Curve | None:
+def compare_stages(
+    ledger: Ledger, port: JaxSide, reference: Reference, data: Data, init: str, config: Config
+) -> Curve | None:
     """Every stage of one run from one initialization; the curve of its trajectory, where that is compared."""
     for step, batch in enumerate(port.batches(data, 0, config.train.steps)):
         compare_data(ledger, init, step, reference.batches[step], batch)
@@ -160,5 +145,5 @@ def compare(ledger: Ledger, port: JaxSide, reference: Reference, data: Data, ini
 
 def carried(reference: Named, port: Named) -> tuple[Named, Named]:
     """The names under which weights after the bridge are entered, beside those that each side loads itself."""
-    mark = "{} (carried)".format
-    return {mark(name): x for name, x in reference.items()}, {mark(name): x for name, x in port.items()}
+    ours, theirs = ({f"{name} (carried)": x for name, x in side.items()} for side in (reference, port))
+    return ours, theirs

@@ -1,7 +1,7 @@
-"""A check in a process of its own, where JAX is set up for its arithmetic and its devices before it starts.
+"""A check in a child process, where JAX is set up for its arithmetic and its devices before it starts.
 
-Float32 that silently became float64, or the reverse, would make a check a fake: the legs in float32 and bfloat16 run
-where 64-bit types are off. `python -m parity.child REQUEST RESULT` reads a request and writes a result, both JSON.
+With 64-bit types on, JAX can silently turn float32 into float64, and with them off the reverse. So checks in float32
+and bfloat16 run where they are off from the start.
 """
 
 import json
@@ -9,12 +9,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
+from parity.request import Request
 from parity.result import Result
-from twinstep.config import from_dict, to_dict
-from twinstep.errors import UserError, run_command
+from twinstep.errors import UserError
 
 DEVICE_FLAG = "--xla_force_host_platform_device_count"
 
@@ -26,14 +25,14 @@ def child_environment(x64: bool, devices: int) -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_ENABLE_X64": str(int(x64))}
 
 
-def check_in_child(request) -> Result:
-    """`check_here` of a `parity.check.Request` in a child process. Raises UserError as that does."""
+def check_in_child(request: Request) -> Result:
+    """What `parity.check.check_here` finds, run by `parity.worker`. Raises UserError as that does."""
     with tempfile.TemporaryDirectory() as folder:
         question, answer = Path(folder) / "request.json", Path(folder) / "result.json"
-        question.write_text(json.dumps({**asdict(request), "config": to_dict(request.config)}), encoding="utf-8")
+        question.write_text(json.dumps(request.to_json()), encoding="utf-8")
         x64 = request.config.train.dtype == "float64"
         done = subprocess.run(
-            [sys.executable, "-m", "parity.child", str(question), str(answer)],
+            [sys.executable, "-m", "parity.worker", str(question), str(answer)],
             env=child_environment(x64, request.devices),
             stderr=subprocess.PIPE,
             text=True,
@@ -44,22 +43,3 @@ def check_in_child(request) -> Result:
         if done.returncode:
             raise RuntimeError(f"the check's process ended with {done.returncode}:\n{done.stderr}")
         return Result.from_json(json.loads(answer.read_text(encoding="utf-8")))
-
-
-def main(argv: list[str]) -> int:
-    """Read the request in the first file, write the result to the second."""
-    from parity.check import Request, check_here
-    from parity.environment import use_one_thread
-
-    question, answer = map(Path, argv)
-    values = json.loads(question.read_text(encoding="utf-8"))
-    request = Request(**{**values, "config": from_dict(values["config"])})
-    if request.checkpoint is None:
-        use_one_thread()
-    result = check_here(request)
-    answer.write_text(json.dumps(result.to_json(), allow_nan=False), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -16,6 +16,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose complaints are UserErrors: one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
+        """Called by argparse for bad input. Always raises UserError."""
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> int:
 
 
 def make_parser() -> Parser:
+    """The commands with their flags; each sets `run` to its function below, which imports what it needs only then."""
     parser = Parser(prog="python -m parity", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -66,14 +68,16 @@ def make_parser() -> Parser:
 
 
 def run_check(args: argparse.Namespace) -> int:
+    """`check`: 0 if all agrees, else 1. Writes the reports. Raises UserError for a configuration that cannot run."""
     from rich.console import Console
 
-    from parity.check import SEEDS, Request, check
+    from parity.check import SEEDS, check
     from parity.check_configs import subject
     from parity.environment import use_one_thread
     from parity.own_weights import trained_subject
     from parity.report import print_report, write_report
     from parity.report.folder import open_folder
+    from parity.request import Request
 
     if args.devices < 1:
         raise UserError(f"--devices is {args.devices}; it must be at least 1")
@@ -96,6 +100,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_faults(args: argparse.Namespace) -> int:
+    """`faults`: 0 if each fault is found where it belongs, else 1."""
     from parity.environment import use_one_thread
     from parity.faults.run import run_catalogue
     from parity.report.folder import open_folder
@@ -105,12 +110,14 @@ def run_faults(args: argparse.Namespace) -> int:
 
 
 def run_shapes(args: argparse.Namespace) -> int:
+    """`shapes`: 0 if all shapes are the same, else 1."""
     from parity.shapes import print_shapes
 
     return print_shapes(args.model)
 
 
 def run_convert(args: argparse.Namespace) -> int:
+    """`convert`: 0; raises UserError for all that cannot be converted."""
     from parity.convert import convert
 
     convert(Path(args.source), Path(args.out), args.from_format, args.to_format, args.step)

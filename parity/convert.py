@@ -28,7 +28,7 @@ def convert(source: Path, out: Path, from_format: str | None, to_format: str | N
     """Read one format from `source`, write another to the new folder `out`, whole or not at all.
 
     Formats left out are detected, and the other framework's. step: the checkpoint to take, the newest when left out.
-    Raises UserError for a format that is not known, a source that is not whole or not of its format, or an `out` that
+    Raises UserError for a format that is not known, a source that is incomplete or not of its format, or an `out` that
     holds something.
     """
     from_format = detect(source) if from_format is None else from_format

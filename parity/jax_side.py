@@ -17,8 +17,8 @@ from jax_impl.losses import IGNORE
 from jax_impl.models import make_model
 from jax_impl.tree import flatten, unflatten
 from parity.capture import capture_jax
+from parity.own_bridge import torch_to_jax
 from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
-from parity.weights import torch_to_jax
 from twinstep.config import Config
 from twinstep.data import Data
 from twinstep.facts import first_facts
@@ -30,6 +30,8 @@ HYPERPARAMS = "hyperparams"  # the schedules' last values, as optax.inject_hyper
 
 
 class Observed(NamedTuple):
+    """The state of `observe`: the last gradients, a tree like the parameters."""
+
     observed: Any
 
 
@@ -190,6 +192,7 @@ class JaxSide:
         return input.train_batches(data.train, start, stop)
 
     def capture(self, state: TrainingState, batch: Batch) -> Captured:
+        """Activations and their gradients, micro-step by micro-step, with dropout as in training."""
         jax_state = self.load(state)
         targets = np.maximum((batch["targets"] != IGNORE).sum(), 1)
         captured = Captured()
@@ -240,4 +243,5 @@ class JaxSide:
 
 
 def arrays(named: Named) -> Named:
+    """JAX arrays as NumPy arrays."""
     return {name: np.asarray(x) for name, x in named.items()}

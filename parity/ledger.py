@@ -12,7 +12,7 @@ from parity.budget import EPS, MEDIAN_RATIO, TOLERANCES, Error, Tolerance, Verdi
 from parity.result import STAGES, Divergence, StageResult, Status, TensorResult, ratio_to_budget
 
 SMALL = 1000  # elements
-GIVEN = "given"  # weights that somebody brought
+GIVEN = "given"  # from the user's own weights
 INITS = ("nonzero", "native", GIVEN)  # the order in which they are checked, and blamed
 
 
@@ -49,7 +49,7 @@ class Ledger:
     dtype: str
     entries: dict[Key, dict[int, Entry]] = field(default_factory=dict)
 
-    def compare(
+    def enter(
         self,
         key: Key,
         step: int,
@@ -148,6 +148,7 @@ class Ledger:
 
 
 def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) -> TensorResult:
+    """One key's verdicts, step by step."""
     ratios = [v.ratio for v in verdicts if v.ratio is not None]
     return TensorResult(
         stage=key.stage,

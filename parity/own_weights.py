@@ -12,7 +12,7 @@ from twinstep.config import Config, CorpusConfig, Dtype, MLPConfig
 from twinstep.errors import UserError
 from twinstep.run_dir import TOKENIZER
 
-SEQUENCES, ROWS = 2, 32  # of one step: what is compared is held several times over, so few
+SEQUENCES, ROWS = 2, 32  # of one step; a check holds every array several times, so the batch is small
 
 
 def trained_subject(folder: Path, model: str | None, dtype: Dtype, steps: int, seed: int) -> Config:

@@ -1,13 +1,13 @@
 """All that the PyTorch side does in one run, and the truth beside it. One reference serves any number of ports."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from parity.budget import EPS
-from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState
+from parity.side import Batch, Captured, Named, Optimized, Side, Stepped, TrainingState
 from parity.torch_side import TorchSide
 from torch_ref.models import weight_shapes
 from twinstep.config import Config
@@ -15,21 +15,32 @@ from twinstep.data import Data
 from twinstep.init import initial_weights
 
 WATCHED = 10  # steps at which everything is compared, at most; losses are compared at every step
-PERTURBATIONS = 3  # runs of the reference from parameters moved by one ulp
+PERTURBATIONS = 3  # runs of the reference from parameters perturbed by one ulp
 
 
 @dataclass
 class Run:
-    """Losses of every step, and weights after the steps that are looked at."""
+    """A run of either side: losses of every step, and weights after the watched steps."""
 
     losses: list[float] = field(default_factory=list)
     weights: dict[int, Named] = field(default_factory=dict)
 
-    def add(self, step: int, stepped: Stepped, watched: Sequence[int]) -> None:
-        """Enter one step, with its weights if it is watched."""
+    def add(self, stepped: Stepped, watched: Sequence[int]) -> None:
+        """Enter the next step, with its weights if it is watched."""
+        step = len(self.losses)
         self.losses.append(float(stepped.loss))
         if step in watched:
             self.weights[step] = stepped.after.weights
+
+    def train(
+        self, side: Side, state: TrainingState, batches: Iterable[Batch], watched: Sequence[int]
+    ) -> TrainingState:
+        """Take and enter a step on each of the batches, from `state` on; returns the state after the last."""
+        for batch in batches:
+            stepped = side.train_step(state, batch)
+            self.add(stepped, watched)
+            state = stepped.after
+        return state
 
 
 class Watched(NamedTuple):
@@ -43,7 +54,7 @@ class Watched(NamedTuple):
     true_stepped: Stepped
     true_captured: Captured
     true_optimized: Optimized
-    moved: list[tuple[np.ndarray, Named]]  # loss and new weights of the step from parameters moved by one ulp
+    moved: list[tuple[np.ndarray, Named]]  # loss and new weights of the step from perturbed parameters
 
 
 class Reference(NamedTuple):
@@ -56,7 +67,7 @@ class Reference(NamedTuple):
     watched: dict[int, Watched]
     labels: dict[str, str]  # parameter -> optimizer group
     run: Run
-    moved_runs: list[Run]  # from parameters moved by one ulp; empty where no trajectory is compared
+    moved_runs: list[Run]  # from parameters perturbed by one ulp; empty where no trajectory is compared
     end: TrainingState
     evaluation: Named
     true_evaluation: Named
@@ -94,11 +105,11 @@ def make_reference(
             stepped = watched[step].stepped
         else:
             stepped = side.train_step(state, batch)
-        run.add(step, stepped, watched_steps(steps))
+        run.add(stepped, watched_steps(steps))
         state = stepped.after
-    moved_runs = [
-        run_reference(side, perturb(start, EPS[dtype], seed, names), batches, list(watched)) for seed in perturbations
-    ]
+    moved_runs = [Run() for _ in perturbations]
+    for seed, moved_run in enumerate(moved_runs):
+        moved_run.train(side, perturb(start, EPS[dtype], seed, names), batches, list(watched))
     evaluation = side.evaluate(state, data, config.train.eval_batches)
     true_evaluation = evaluation if true_side is side else true_side.evaluate(state, data, config.train.eval_batches)
     return Reference(
@@ -125,16 +136,6 @@ def watch(side: TorchSide, true_side: TorchSide, before: TrainingState, batch: B
     true_stepped, true_captured = true_side.train_and_capture(before, batch)
     true_optimized = true_side.optimize(before, stepped.gradients)
     return Watched(before, batch, stepped, captured, optimized, true_stepped, true_captured, true_optimized, [])
-
-
-def run_reference(side: TorchSide, state: TrainingState, batches: Sequence[Batch], watched: Sequence[int]) -> Run:
-    """The losses of a whole run from `state`, and the weights after the watched steps."""
-    run = Run()
-    for step, batch in enumerate(batches):
-        stepped = side.train_step(state, batch)
-        run.add(step, stepped, watched)
-        state = stepped.after
-    return run
 
 
 def perturb(state: TrainingState, eps: float, seed: int, names: Sequence[str]) -> TrainingState:

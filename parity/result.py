@@ -98,7 +98,7 @@ class Curve:
     """Losses of a run of N steps from one initialization; every error is relative to the reference's loss.
 
     free: errors pile up over the run. anchored: each step starts from the reference's state. envelope: the reference
-    against itself after its parameters moved by one ulp, the largest of several seeds and of the steps before.
+    against itself from parameters perturbed by one ulp, the largest of several seeds and of the steps before.
     """
 
     init: str

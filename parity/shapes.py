@@ -72,6 +72,7 @@ def print_shapes(model: str) -> int:
 
 
 def text(shape: tuple[int, ...] | None) -> str:
+    """ "32 × 10"; "scalar" for (), "-" where a framework has no such array."""
     if shape is None:
         return "-"
     return "scalar" if shape == () else " × ".join(map(str, shape))

@@ -1,9 +1,12 @@
-"""What both sides of a check report, in NumPy and under torch's names."""
+"""The two sides of a check: what each can do, and what it reports, in NumPy and under torch's names."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from twinstep.data import Data
 
 Batch = dict[str, np.ndarray]
 Named = dict[str, Any]  # name -> NumPy array, or a NumPy scalar
@@ -30,11 +33,11 @@ class Captured:
 
 
 class Stepped(NamedTuple):
-    """One whole training step from a given state."""
+    """One training step from a given state, as the trainer takes it."""
 
-    loss: np.ndarray
-    grad_norm: np.ndarray
-    learning_rate: float
+    loss: np.ndarray  # nats per target, a scalar
+    grad_norm: np.ndarray  # of all gradients together before clipping, a scalar
+    learning_rate: float  # as the trainer logs it
     gradients: Named  # of the mean loss, with respect to the parameters, before clipping
     after: TrainingState
 
@@ -42,8 +45,47 @@ class Stepped(NamedTuple):
 class Optimized(NamedTuple):
     """What the optimizers make of given gradients."""
 
-    clipped: Named
+    clipped: Named  # the gradients after clipping, by parameter
     after: TrainingState
+
+
+class Side(Protocol):
+    """One trainer under a check: `parity.torch_side.TorchSide` is the reference, `parity.jax_side.JaxSide` the port.
+
+    Every method but `batches` and `schedule` starts from the state that it is given and keeps none: any step may be
+    taken from any state, in any order. Parameters, gradients and moments have their parameter's shape and the
+    configuration's parameter dtype. UserError is raised for weights that the model does not have, or lacks.
+    """
+
+    def initial_state(self, weights: Named) -> TrainingState:
+        """The state of a run at step 0 from these parameters and buffers, float64, which are cast as a run casts them.
+
+        Moments are zeros.
+        """
+        ...
+
+    def batches(self, data: Data, start: int, stop: int) -> Iterator[Batch]:
+        """The training batches `start` to `stop` - 1 as the step gets them, each array (A, B, ...)."""
+        ...
+
+    def schedule(self) -> Named:
+        """The curves "group learning_rate", "group weight_decay" and, for Muon, "group momentum".
+
+        Each is float64 (steps,), one value for every step of the run.
+        """
+        ...
+
+    def train_step(self, state: TrainingState, batch: Batch) -> Stepped:
+        """One step of the trainer's own function, dropout and all, with the gradients that its optimizer was given."""
+        ...
+
+    def optimize(self, state: TrainingState, gradients: Named) -> Optimized:
+        """Clipping, the optimizers and nothing else: the step that these gradients (not yet clipped) make."""
+        ...
+
+    def evaluate(self, state: TrainingState, data: Data, limit: int) -> Named:
+        """Sums and metrics over the first `limit` validation batches in eval mode, scalars by the trainer's names."""
+        ...
 
 
 def micro_name(name: str, micro_step: int) -> str:

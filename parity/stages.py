@@ -20,7 +20,7 @@ def compare_data(ledger: Ledger, init: str, step: int, reference: Batch, port: B
         if kinds[0] != kinds[1]:
             ledger.refuse(Key("data", name, init), step, f"{reference[name].dtype} in torch, {port[name].dtype} in JAX")
         else:
-            ledger.compare(Key("data", name, init), step, reference[name], port[name])
+            ledger.enter(Key("data", name, init), step, reference[name], port[name])
 
 
 def compare_weights(ledger: Ledger, init: str, step: int, reference: Named, port: Named) -> None:
@@ -31,7 +31,7 @@ def compare_weights(ledger: Ledger, init: str, step: int, reference: Named, port
                 Key("weights", name, init), step, f"{reference[name].dtype} in torch, {port[name].dtype} in JAX"
             )
         else:
-            ledger.compare(Key("weights", name, init), step, reference[name], port[name])
+            ledger.enter(Key("weights", name, init), step, reference[name], port[name])
 
 
 def compare_schedule(ledger: Ledger, init: str, reference: Named, port: Named) -> None:
@@ -44,7 +44,7 @@ def compare_schedule(ledger: Ledger, init: str, reference: Named, port: Named) -
                 tolerance = NONE
             else:
                 tolerance = Tolerance(allowed.kind, allowed.value * peak / abs(ours), allowed.reason)
-            ledger.compare(Key("schedule", name, init, name), step, ours, theirs, tolerance=tolerance)
+            ledger.enter(Key("schedule", name, init, name), step, ours, theirs, tolerance=tolerance)
 
 
 def compare_activations(
@@ -53,10 +53,10 @@ def compare_activations(
     """Every activation in the order of the forward pass, then the gradient of each in that of the backward pass."""
     a, b, t = reference.activations, port.activations, truth.activations
     for name in ledger.names("activations", init, step, a, b):
-        ledger.compare(Key("activations", name, init), step, a[name], b[name], t[name])
+        ledger.enter(Key("activations", name, init), step, a[name], b[name], t[name])
     a, b, t = reference.gradients, port.gradients, truth.gradients
     for name in backwards(ledger.names("gradients", init, step, a, b, "activation")):
-        ledger.compare(Key("gradients", f"d {name}", init, "activation"), step, a[name], b[name], t[name])
+        ledger.enter(Key("gradients", f"d {name}", init, "activation"), step, a[name], b[name], t[name])
 
 
 def backwards(names: list[str]) -> list[str]:
@@ -70,14 +70,14 @@ def backwards(names: list[str]) -> list[str]:
 def compare_step(ledger: Ledger, init: str, step: int, reference: Stepped, port: Stepped, truth: Stepped) -> None:
     """What the real training step reports: rate, loss, gradient of every parameter, and its norm before clipping."""
     rates = np.float64(reference.learning_rate), np.float64(port.learning_rate)
-    ledger.compare(Key("schedule", "logged learning_rate", init, "logged"), step, *rates)
-    ledger.compare(Key("loss", "loss", init), step, reference.loss, port.loss, truth.loss)
+    ledger.enter(Key("schedule", "logged learning_rate", init, "logged"), step, *rates)
+    ledger.enter(Key("loss", "loss", init), step, reference.loss, port.loss, truth.loss)
     for name in ledger.names("gradients", init, step, reference.gradients, port.gradients):
         key = Key("gradients", name, init, "parameter")
-        ledger.compare(key, step, reference.gradients[name], port.gradients[name], truth.gradients[name])
+        ledger.enter(key, step, reference.gradients[name], port.gradients[name], truth.gradients[name])
     norm = Key("clip", "global norm before", init, "norm")
     tolerance = TOLERANCES[ledger.dtype]["gradients"]  # of the port's own gradients
-    ledger.compare(norm, step, reference.grad_norm, port.grad_norm, truth.grad_norm, tolerance=tolerance)
+    ledger.enter(norm, step, reference.grad_norm, port.grad_norm, truth.grad_norm, tolerance=tolerance)
 
 
 def compare_optimizers(
@@ -95,27 +95,27 @@ def compare_optimizers(
     eps = EPS[str(next(iter(gradients.values())).dtype)]
     for name in ledger.names("clip", init, step, reference.clipped, port.clipped):
         key = Key("clip", name, init, "gradient", labels[name])
-        ledger.compare(key, step, reference.clipped[name], port.clipped[name], truth.clipped[name])
+        ledger.enter(key, step, reference.clipped[name], port.clipped[name], truth.clipped[name])
     # A factor of 1 is no clipping, and then nothing was compared: hence the distance from 1, and its own rounding.
     a, b, t = (norm_ratio(side.clipped, gradients) - 1 for side in (reference, port, truth))
     allowed = TOLERANCES[ledger.dtype]["clip"]
     if allowed.kind == "relative" and a != 0:
         allowed = Tolerance("relative", allowed.value / min(abs(a), 1), allowed.reason)
-    ledger.compare(Key("clip", "factor - 1", init, "factor"), step, a, b, t, tolerance=allowed, eps=eps, scale=1.0)
+    ledger.enter(Key("clip", "factor - 1", init, "factor"), step, a, b, t, tolerance=allowed, eps=eps, scale=1.0)
 
     for name in gradients:
         updates = [
             side.after.weights[name].astype(np.float64) - before.weights[name] for side in (reference, port, truth)
         ]
-        ledger.compare(Key("update", name, init, "update", labels[name]), step, *updates, eps=eps)
+        ledger.enter(Key("update", name, init, "update", labels[name]), step, *updates, eps=eps)
     states = reference.after.moments, port.after.moments, truth.after.moments
     for name in ledger.names("update", init, step, *states[:2], "state"):
         kind, _, of = name.partition("/")
         a, b, t = (state[name] for state in states)
-        ledger.compare(Key("update", name, init, kind, labels.get(of, of)), step, a, b, t)
+        ledger.enter(Key("update", name, init, kind, labels.get(of, of)), step, a, b, t)
     for name in gradients:
         a, b, t = (side.after.weights[name] for side in (reference, port, truth))
-        ledger.compare(Key("parameters", name, init, "parameter", labels[name]), step, a, b, t)
+        ledger.enter(Key("parameters", name, init, "parameter", labels[name]), step, a, b, t)
 
 
 def note_idle_decay(
@@ -138,7 +138,7 @@ def compare_buffers(ledger: Ledger, init: str, step: int, reference: Stepped, po
     for name in reference.after.weights:
         if name not in reference.gradients:
             a, b, t = (side.after.weights[name] for side in (reference, port, truth))
-            ledger.compare(Key("parameters", name, init, name), step, a, b, t)
+            ledger.enter(Key("parameters", name, init, name), step, a, b, t)
 
 
 def compare_evaluation(ledger: Ledger, init: str, step: int, reference: Named, port: Named, truth: Named) -> None:
@@ -150,7 +150,7 @@ def compare_evaluation(ledger: Ledger, init: str, step: int, reference: Named, p
         counted = name in ("correct", "val_accuracy") and ledger.dtype != "float64"
         eps = 1 / reference["targets"] if counted else param_eps
         tolerance = NONE if a == 0 else None
-        ledger.compare(Key("evaluation", name, init, name), step, a, b, t, eps=eps, tolerance=tolerance)
+        ledger.enter(Key("evaluation", name, init, name), step, a, b, t, eps=eps, tolerance=tolerance)
 
 
 def norm_ratio(a: Named, b: Named) -> np.float64:

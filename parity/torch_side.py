@@ -58,6 +58,7 @@ class TorchSide:
         return TrainingState(weights, moments, step)
 
     def load(self, state: TrainingState) -> None:
+        """Weights and moments into the model and its optimizers, as if they had trained up to `state.step`."""
         load_weights(self.model, state.weights)
         for optimizer in self.optimizers:
             optimizer.state.clear()

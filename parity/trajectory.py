@@ -1,8 +1,8 @@
-"""Whole runs: the port beside the reference, step by step and left to itself, and the reference beside itself.
+"""Trajectories: the port against the reference, and the reference against itself, over a whole run.
 
 anchored: each step starts from the reference's state, so its error is that of one step. free: each side goes on from
-its own state, so errors pile up. envelope: the reference after its parameters moved by one ulp, the largest deviation
-of several such runs; a port within ten times the envelope is as good as the reference run twice.
+its own state, so errors pile up. envelope: the reference from parameters perturbed by one ulp, the largest deviation of
+several such runs; a port within ten times the envelope is as good as the reference run twice.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,12 @@ FLOOR_ULPS = 4  # of the loss, or of a tensor's norm: what one more rounding may
 def run_port(side: JaxSide, state: TrainingState, data: Data, steps: int, watched: Sequence[int]) -> Run:
     """The port's free run on its own batches.
 
-    Half way a checkpoint is written and read again, and the input opened anew: what is lost there shows after it.
+    Halfway it saves a checkpoint, restores it and opens the input again: what a resume loses shows in the second half.
     """
     run, half = Run(), steps // 2
     for first, last in ((0, half), (half, steps)):
         batches = side.batches(data, state.step, state.step + last - first)
-        for step, batch in zip(range(first, last), batches, strict=True):
-            stepped = side.train_step(state, batch)
-            run.add(step, stepped, watched)
-            state = stepped.after
+        state = run.train(side, state, batches, watched)
         if last == half:
             state = side.resume(state)
     return run
@@ -55,11 +52,11 @@ def compare_runs(
     """
     dtype, run, moved_runs = ledger.dtype, reference.run, reference.moved_runs
     loss_eps = EPS["float64" if dtype == "float64" else "float32"]
-    envelope = spread(run.losses, [moved.losses for moved in moved_runs])
+    envelope = loss_envelope(run.losses, [moved.losses for moved in moved_runs])
     budgets = [within(width, loss_eps, TRAJECTORY_LOSS if dtype == "float64" else None) for width in envelope]
     for step, losses in enumerate(zip(run.losses, port.losses, strict=True)):
         ours, theirs = map(np.float64, losses)
-        ledger.compare(Key("trajectory", "loss", init, "loss"), step, ours, theirs, tolerance=budgets[step])
+        ledger.enter(Key("trajectory", "loss", init, "loss"), step, ours, theirs, tolerance=budgets[step])
 
     for step, weights in run.weights.items():
         for name, array in weights.items():
@@ -85,7 +82,7 @@ def compare_runs(
     )
 
 
-def spread(losses: list[float], others: list[list[float]]) -> list[float]:
+def loss_envelope(losses: list[float], others: list[list[float]]) -> list[float]:
     """The largest relative deviation of the others up to each step."""
     widest, envelope = 0.0, []
     for step, loss in enumerate(losses):
@@ -108,15 +105,15 @@ def enter_weights(ledger: Ledger, key: Key, step: int, ours: Any, theirs: Any, m
     whose gradient is rounding noise (queries and keys where every query sees one key): Muon makes updates of it.
     """
     if ledger.dtype != "float64":
-        ledger.compare(key, step, ours, theirs, tolerance=within(widest(ours, moved), EPS["float32"], None))
+        ledger.enter(key, step, ours, theirs, tolerance=within(widest(ours, moved), EPS["float32"], None))
         return
     fixed = TOLERANCES["float64"]["trajectory"]
     if fixed.value < relative(ours, theirs) <= within(widest(ours, moved), 0.0, None).value:
-        ledger.vacuous(key, step, "the reference, moved by one ulp, differs from itself as much")
+        ledger.vacuous(key, step, "the reference, perturbed by one ulp, differs from itself as much")
     else:
-        ledger.compare(key, step, ours, theirs, tolerance=fixed)
+        ledger.enter(key, step, ours, theirs, tolerance=fixed)
 
 
 def widest(ours: Any, moved: Sequence[Any]) -> float:
-    """The envelope of one tensor: the largest deviation of the runs from parameters moved by one ulp."""
+    """The envelope of one tensor: the largest deviation of the runs from perturbed parameters."""
     return max(relative(ours, other) for other in moved)

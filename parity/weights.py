@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_impl.models import Model
 from jax_impl.tree import Tree, flatten, unflatten
 from twinstep.errors import UserError
 
@@ -30,14 +29,6 @@ class Rule:
     torch: str
     jax: str | None
     axes: tuple[int, ...] = ()
-
-
-# Our own models carry torch's names and orientation, so the map is the identity. torch alone counts batches in
-# BatchNorm, and reads the count only where momentum is None, which ours never is.
-OWN_RULES = (
-    Rule(r".*\.num_batches_tracked", None),
-    Rule(r"(?!.*\.num_batches_tracked$).+", r"\g<0>"),
-)
 
 
 class Target(NamedTuple):
@@ -93,7 +84,7 @@ def carry_to_jax(targets: Mapping[str, Target], arrays: Mapping[str, np.ndarray]
     for name, (leaf, axes) in targets.items():
         if name not in arrays:
             raise UserError(f"the array {name!r} is missing{closest(name, set(arrays))}")
-        array = turn(name, np.asarray(arrays[name]), axes)
+        array = transpose(name, np.asarray(arrays[name]), axes)
         check_leaf(name, array.shape, array.dtype, like[leaf])
         leaves[leaf] = array
     return leaves
@@ -114,11 +105,11 @@ def carry_to_torch(targets: Mapping[str, Target], leaves: Mapping[str, Any]) -> 
     for name, (leaf, axes) in targets.items():
         if leaf not in leaves:
             raise UserError(f"the JAX leaf {leaf!r} is missing{closest(leaf, set(leaves))}")
-        arrays[name] = turn(leaf, np.asarray(leaves[leaf]), tuple(np.argsort(axes)))
+        arrays[name] = transpose(leaf, np.asarray(leaves[leaf]), tuple(np.argsort(axes)))
     return arrays
 
 
-def turn(name: str, array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def transpose(name: str, array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """`array` with its axes permuted, contiguous. Raises UserError if the permutation does not fit."""
     if not axes:
         return array
@@ -134,29 +125,3 @@ def check_leaf(name: str, shape: tuple[int, ...], dtype: Any, like: Any) -> None
         raise UserError(f"{name!r} has shape {tuple(shape)}, the model expects {tuple(like.shape)}{hint}")
     if str(dtype) != str(like.dtype):
         raise UserError(f"{name!r} has dtype {dtype}, the model expects {like.dtype}; convert the file first")
-
-
-def torch_to_jax(model: Model, arrays: Mapping[str, np.ndarray]) -> tuple[Tree, Tree]:
-    """A state_dict of one of our torch models, as NumPy arrays -> params and buffers of the JAX model (NumPy leaves).
-
-    Raises UserError naming the key for anything missing, left over, of another shape or of another dtype.
-    """
-    like = {**flatten(model.params), **flatten(model.buffers)}
-    targets = map_names(OWN_RULES, arrays, like)
-    leaves = carry_to_jax(targets, arrays, like)
-    params = unflatten({name: leaves[name] for name in flatten(model.params)})
-    buffers = unflatten({name: leaves[name] for name in flatten(model.buffers)})
-    return params, buffers
-
-
-def jax_to_torch(model: Model, params: Tree, buffers: Tree) -> dict[str, np.ndarray]:
-    """The inverse of `torch_to_jax`: NumPy arrays under torch's names, without torch's own count of batches.
-
-    Raises UserError naming the key for anything missing, left over, of another shape or of another dtype.
-    """
-    like = {**flatten(model.params), **flatten(model.buffers)}
-    leaves = {**flatten(params), **flatten(buffers)}
-    targets = map_names(OWN_RULES, leaves, like)
-    for name, leaf in leaves.items():
-        check_leaf(name, leaf.shape, leaf.dtype, like[name])
-    return carry_to_torch(targets, leaves)

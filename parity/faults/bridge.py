@@ -11,13 +11,13 @@ import numpy as np
 
 import jax_impl.models as models
 from jax_impl.tree import flatten, unflatten
-from parity import weights
+from parity import own_bridge
 from parity.faults.fault import Fault, swap
 
 
 def altered_bridge(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Any:
     """The bridge with the parameters it hands over changed."""
-    bridge = weights.torch_to_jax
+    bridge = own_bridge.torch_to_jax
 
     def faulty(model: models.Model, arrays: Any) -> tuple[Any, Any]:
         params, buffers = bridge(model, arrays)
@@ -37,7 +37,7 @@ def keys_and_values_crossed(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def statistics_left_behind() -> Any:
-    bridge = weights.torch_to_jax
+    bridge = own_bridge.torch_to_jax
 
     def faulty(model: models.Model, arrays: Any) -> tuple[Any, Any]:
         params, buffers = bridge(model, arrays)

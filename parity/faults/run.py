@@ -12,12 +12,13 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
-from parity.check import Request, check_here
+from parity.check import check_here
 from parity.check_configs import subject
 from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
 from parity.reference import Reference, make_reference
 from parity.report.faults import is_right, print_fault_matrix, write_fault_report
+from parity.request import Request
 from parity.result import Result, ratio_to_budget
 from twinstep.config import Config
 from twinstep.data import Data
@@ -35,11 +36,13 @@ class Outcome:
 
     @property
     def found(self) -> str | None:
+        """The stage of the first divergence, None if all agrees."""
         first = self.result.first_divergence
         return None if first is None else first.stage
 
     @property
     def right(self) -> bool:
+        """Whether that is the stage at which the fault arises."""
         return self.found == self.fault.stage
 
     def ratios(self) -> dict[str, float | None]:
@@ -47,6 +50,7 @@ class Outcome:
         return {name: max(stage.maximum_by_step.values(), default=None) for name, stage in self.result.stages.items()}
 
     def to_json(self) -> dict[str, Any]:
+        """A row of faults.json, see `parity.report.faults`."""
         first = self.result.first_divergence
         ratios = {name: finite(x) for name, x in self.ratios().items()}
         if first is None:
@@ -84,6 +88,7 @@ class References:
         self.kept: dict[str, Reference] = {}
 
     def __call__(self, config: Config, data: Data, init: str, with_trajectory: bool) -> Reference:
+        """As `make_reference`."""
         if config != self.config:
             self.config, self.kept = config, {}
         if init not in self.kept:
@@ -92,6 +97,7 @@ class References:
 
 
 def config_of(fault: Fault) -> Config:
+    """The configuration in which a fault is injected."""
     return fault.change(subject(fault.model, "float64", STEPS, 0))
 
 
@@ -99,8 +105,9 @@ def choose(model: str | None, only: str | None) -> list[Fault]:
     """The faults asked for, those of one configuration together. Raises UserError where there are none."""
     chosen = [f for f in CATALOGUE if model in (None, f.model) and only in (None, f.name)]
     if not chosen:
-        near = [f.name for f in CATALOGUE if only and only.lower() in f.name.lower()]
-        hint = f"perhaps {near[0]!r} was meant" if near else "leave --only out to see all"
+        known = [f.name for f in CATALOGUE if model in (None, f.model)]
+        near = [name for name in known if only and only.lower() in name.lower()]
+        hint = f"perhaps {near[0]!r} was meant" if near else f"choose from {', '.join(known)}"
         raise UserError(f"no fault{f' of {model}' if model else ''} is called {only!r}; {hint}")
     configs = [config_of(fault) for fault in CATALOGUE]
     return sorted(chosen, key=lambda fault: configs.index(config_of(fault)))

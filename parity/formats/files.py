@@ -80,7 +80,7 @@ def read_torch(path: Path) -> Any:
     Raises UserError if it is anything else, or damaged.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # about an old form of pickle: one line is to be said, ours
+        with warnings.catch_warnings(action="ignore"):  # about old pickles: our own line is enough
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is damaged, or holds more than tensors and would run code; it is not read") from None

@@ -43,7 +43,7 @@ FIXED: dict[str, tuple[Any, Any]] = {  # name: (ours, transformers' default)
     "tie_word_embeddings": (False, False),
 }
 COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-EPS = (RMS_NORM_EPS, 1e-6)  # transformers' default is let pass: upstream's own models were converted with it
+EPS = (RMS_NORM_EPS, 1e-6)  # transformers' default is accepted: upstream's own models were converted with it
 OURS = "twinstep"  # where a config of ours holds our configuration; transformers keeps it as an attribute
 
 
@@ -97,7 +97,7 @@ def make_config(config: Config, bos: int | None) -> dict[str, Any]:
         "final_logit_softcapping": model.softcap,
         "attention_dropout": 0.0,
         "bos_token_id": bos,
-        "eos_token_id": bos,  # the mark that begins a document ends the one before
+        "eos_token_id": bos,  # the BOS token of a document ends the one before
         "pad_token_id": None,
         "dtype": config.param_dtype,
         OURS: to_dict(config),

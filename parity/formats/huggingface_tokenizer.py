@@ -1,7 +1,7 @@
 """Tokenizers in the form of Hugging Face's, so that AutoTokenizer.from_pretrained reads them.
 
 Our BPE is already a tokenizer.json. Bytes become one too: every byte its own token, and no pairs to join; 0xFF, which
-no text holds, is the mark.
+no text holds, is the BOS token.
 """
 
 import json
@@ -17,7 +17,7 @@ from twinstep.data.tokenizer import BOS, BYTE_OF
 
 
 def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | None:
-    """Write tokenizer.json and tokenizer_config.json; returns the id of the mark, None where no tokenizer is known."""
+    """Write tokenizer.json and tokenizer_config.json; returns the BOS token's id, None without a tokenizer."""
     assert isinstance(config.data, CorpusConfig)
     if config.data.tokenizer == "bytes":
         text = byte_tokenizer_json()

@@ -1,5 +1,7 @@
 """Checkpoints of karpathy/nanochat as of November 2025 (nanochat/checkpoint_manager.py, nanochat/gpt.py).
 
+The commit is 16788eed3cc3a79a94fa5bb852db722f79852cb7.
+
     model_NNNNNN.pt         state_dict: our names behind "transformer.", but for lm_head; the embedding in bfloat16
     meta_NNNNNN.json        step, model_config, user_config, and what the training loop must remember
     optim_NNNNNN_rankN.pt   see `nanochat_optimizer.py`

@@ -2,7 +2,7 @@
 
 optim_NNNNNN_rankN.pt is a list of two state_dicts: AdamW with the head as parameter 0 and the embedding as 1, and
 Muon with the matrices of the blocks in groups of one size (one process) or one shape (several), each in the order
-of the layers. Of several processes each wrote its own file: AdamW's moments are divided among them by rows, each of
+of the layers. Of several processes each wrote its own file: AdamW's moments are sharded by rows, each of
 Muon's buffers lies with one of them. We write the file of one process.
 """
 
@@ -26,7 +26,7 @@ BLOCK = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.c_proj", "mlp.c_fc", "mlp.c_p
 def read(source: Path, step: int, config: Config) -> dict[str, np.ndarray] | None:
     """ "parameter/state name" -> array; None if there are no such files, or nothing in them yet.
 
-    Raises UserError if they are not whole or do not fit the model.
+    Raises UserError if they are incomplete or do not fit the model.
     """
     paths = rank_files(source, step)
     if not paths or step == 0:

@@ -13,7 +13,7 @@ from twinstep.config import Config
 from twinstep.errors import UserError
 from twinstep.facts import Facts
 
-# What each algorithm remembers of a parameter, under torch's names; all of the parameter's shape.
+# The state that each algorithm keeps for a parameter, under torch's names; all of the parameter's shape.
 STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",), "sgd": ()}
 
 Shape = tuple[int, ...]
@@ -23,7 +23,7 @@ class Snapshot(NamedTuple):
     """A model at one step of its training.
 
     config: sizes filled in. step: optimizer steps done, 0 where `optimizer` is None. weights: parameters and buffers
-    by name. optimizer: "parameter/state name" -> array, None where nothing is remembered yet. facts: see
+    by name. optimizer: "parameter/state name" -> array, None where there is none yet. facts: see
     `twinstep.facts`; None in formats that have none. tokenizer: the text of tokenizer.json. files: what a run directory
     holds beside, by name.
     """
@@ -50,7 +50,7 @@ def weight_shapes_of(config: Config) -> dict[str, Shape]:
 
 
 def optimizer_shapes_of(config: Config) -> dict[str, Shape]:
-    """Name -> shape of all that the optimizers of a configuration remember."""
+    """Name -> shape of the state that the optimizers of a configuration keep."""
     with torch.device("meta"):
         parameters = {name: tuple(p.shape) for name, p in make_model(config).named_parameters()}
     groups, labels = optimizer_groups(config), label_parameters(config, list(parameters))

@@ -40,6 +40,7 @@ def figures(result: Result) -> list[Figure]:
 
 
 def figure(init: str, curves: Sequence[Curve], first_seed: int) -> Figure:
+    """The figure of one initialization, from the curves of all its seeds in their order."""
     number_of, c = max(enumerate(curves), key=lambda item: nearness(item[1]))
     which = f"seed {first_seed + number_of}, of {len(curves)} the nearest to its budget" if len(curves) > 1 else ""
     losses = [
@@ -99,11 +100,12 @@ def drawn(figure: Figure) -> Markup:
 
 
 def legend(styles: Sequence[str]) -> Markup:
+    """What the line styles mean, in words."""
     return element("ul", *(element("li", swatch(style), NAMES[style]) for style in styles), class_="legend")
 
 
 def swatch(style: str) -> Markup:
-    """A piece of a line as it is drawn."""
+    """A sample of a line as it is drawn."""
     if style == "envelope":
         mark = element("rect", class_="area envelope", x=0, y=1, width=28, height=10)
     elif style == "anchored":

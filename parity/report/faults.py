@@ -50,6 +50,7 @@ def outcome(row: Row) -> str:
 
 
 def is_right(row: Row) -> bool:
+    """Whether a fault was found at its stage, or an equivalent rewrite at none."""
     return outcome(row) in ("caught", "equivalent")
 
 
@@ -69,7 +70,7 @@ def sentence(rows: Sequence[Row]) -> str:
     return "; ".join(said or ["No faults were injected"]) + "."
 
 
-def mark(row: Row, stage: str) -> str:
+def symbol(row: Row, stage: str) -> str:
     """What the matrix shows at a stage, "" where nothing is known."""
     expected = not row["equivalent"] and row["expected_stage"] == stage
     if row["found_stage"] == stage:
@@ -100,7 +101,7 @@ def print_fault_matrix(rows: Sequence[Row], console: Console) -> None:
     matrix.add_column("used", no_wrap=True, justify="right")
     matrix.add_column("outcome", no_wrap=True)
     for row in rows:
-        values = [row["name"], row["model"], *(mark(row, stage) for stage in STAGES), used(row), outcome(row)]
+        values = [row["name"], row["model"], *(symbol(row, stage) for stage in STAGES), used(row), outcome(row)]
         matrix.add_row(*(Text(printable(value)) for value in values), style="" if is_right(row) else "bold red")
     console.print(matrix)
     console.print(Text(", ".join(f"{SHORT[stage]} {stage}" for stage in STAGES), style="dim"))
@@ -133,22 +134,23 @@ def finite(row: Row) -> dict[str, Any]:
 
 
 def matrix_of(rows: Sequence[Row]) -> HeatMap:
-    """Faults against stages; a cell has the mark, and how far beyond its budget the error is."""
+    """Faults against stages; a cell has the symbol, and how far beyond its budget the error is."""
     cells = {}
     for row in rows:
         for stage in STAGES:
-            sign = mark(row, stage)
-            if sign:
-                text = sign
-                if sign in (FOUND, ELSEWHERE):
+            shown = symbol(row, stage)
+            if shown:
+                text = shown
+                if shown in (FOUND, ELSEWHERE):
                     text += f" {used(row)}"
-                elif sign == FOLLOWS:
+                elif shown == FOLLOWS:
                     text += f" {share(row['ratios'][stage])}"
-                cells[label(row), stage] = Cell(0.0, LEVELS[sign], text, outcome(row))
+                cells[label(row), stage] = Cell(0.0, LEVELS[shown], text, outcome(row))
     return HeatMap([label(row) for row in rows], list(STAGES), cells)
 
 
 def label(row: Row) -> str:
+    """The name of a row; faults of two models may share one."""
     return printable(f"{row['name']} ({row['model']})")
 
 

@@ -96,6 +96,7 @@ def heat_png(heat: HeatMap, title: str, legend: Mapping[int, str]) -> bytes:
 
 
 def look(level: int) -> dict[str, Any]:
+    """A cell's colours and hatching as matplotlib's arguments."""
     hatch = "////" if level == UNCHECKED else None
     return {"facecolor": LEVEL_COLORS[level], "edgecolor": "#d0d7de", "linewidth": 0.5, "hatch": hatch}
 
@@ -106,6 +107,7 @@ def plain(text: str) -> str:
 
 
 def saved(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

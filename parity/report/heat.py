@@ -21,7 +21,7 @@ LEVELS = ("0: equal", "≤ 0.1 %", "≤ 1 %", "≤ 10 %", "≤ 100 %", "✗ over
 OVER, UNCHECKED = 5, 6
 
 _SEPARATOR = re.compile(r"([./])")
-_MARKS = re.compile(r"( \[\d+\]| #\d+| \((carried|anchored)\))+$")
+_SUFFIXES = re.compile(r"( \[\d+\]| #\d+| \((carried|anchored)\))+$")
 
 
 class Comparison(NamedTuple):
@@ -63,6 +63,8 @@ def judged(value: float, status: Status, detail: str) -> Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
+    """A table of cells by (row, column); a pair that was never compared has none."""
+
     rows: list[str]
     columns: list[str]
     cells: dict[tuple[str, str], Cell]
@@ -146,7 +148,7 @@ def layers(tensors: list[TensorResult]) -> dict[tuple[str, str], str]:
 
 def about(t: TensorResult) -> str:
     """The name of the module or parameter that a tensor's name holds."""
-    name = _MARKS.sub("", t.tensor)
+    name = _SUFFIXES.sub("", t.tensor)
     return name.removeprefix("d ") if t.stage == "gradients" else name
 
 

@@ -23,6 +23,7 @@ def report_page(result: Result) -> str:
 
 
 def what_was_found(result: Result) -> Iterator[Markup]:
+    """The sections of a check that compared something."""
     yield section("Stages", stage_table(result))
     yield section("Worst tensors", *worst_tensors(result))
     yield section("Error by layer and stage", *layer_map(result))
@@ -33,6 +34,7 @@ def what_was_found(result: Result) -> Iterator[Markup]:
 
 
 def head(result: Result) -> Iterator[Markup]:
+    """Title, verdict, notes, and what was run."""
     yield element("h1", f"Parity of {result.model} in {result.dtype}")
     yield element("p", f"{MARKS[result.verdict]} {result.sentence}", class_=f"verdict {result.verdict}")
     if notes(result):
@@ -44,7 +46,7 @@ def head(result: Result) -> Iterator[Markup]:
 
 
 def first_divergence(result: Result) -> Iterator[Markup]:
-    """Where the port parts from the original, and the last tensor that was still right before it."""
+    """Where the port diverges first, and the last tensor before it that was still right."""
     d = result.first_divergence
     if d is None:
         return
@@ -71,6 +73,7 @@ def first_divergence(result: Result) -> Iterator[Markup]:
 
 
 def stage_table(result: Result) -> Markup:
+    """One row for each stage."""
     rows = []
     for name in STAGES:
         if name in result.stages:
@@ -110,6 +113,7 @@ def worst_tensors(result: Result) -> Iterator[Markup]:
 
 
 def layer_map(result: Result) -> Iterator[Markup]:
+    """The heat map of layers, with its legend."""
     heat = by_layer(result)
     yield heat_legend(dict(enumerate(LEVELS)))
     caption = "Largest part of its budget that any tensor of a layer uses, over steps and initializations."
@@ -138,6 +142,7 @@ def unchecked(result: Result) -> Iterator[Markup]:
 
 
 def repeat(result: Result) -> Iterator[Markup]:
+    """The command, the versions and the settings that it takes to run the check again."""
     if result.command:
         yield element("pre", element("code", result.command))
     ran: dict[str, object] = {

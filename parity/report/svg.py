@@ -8,7 +8,7 @@ from parity.report.markup import Markup, element
 
 WIDTH, HEIGHT = 440, 270
 LEFT, RIGHT, TOP, BOTTOM = 56, 428, 12, 232  # of the plot's area
-FEW = 20  # points that are marked one by one
+FEW = 20  # up to so many points, each gets a dot
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     area: bool = False
-    points: bool = False  # marks only
+    points: bool = False  # no line
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Axis:
     log: bool
 
     def place(self, value: float) -> float:
+        """The value's place, between 0 and 1."""
         if self.log:
             at = (math.log10(value / self.low) / math.log10(self.high / self.low)) if value > 0 else 0.0
         else:
@@ -90,6 +91,7 @@ def chart(series: Sequence[Series], title: str, y_label: str, log: bool) -> Mark
 
 
 def grid(axis: Axis, across: Axis, y_label: str) -> list[Markup]:
+    """Lines, ticks and labels of both axes."""
     marks = []
     for value, label in axis.ticks():
         y = down(axis, value)
@@ -107,34 +109,36 @@ def grid(axis: Axis, across: Axis, y_label: str) -> list[Markup]:
 
 
 def drawn(s: Series, axis: Axis, across: Axis) -> list[Markup]:
-    """The line, in pieces where it is interrupted, and its marks."""
-    pieces: list[list[tuple[float, float]]] = [[]]
+    """The line, in segments where it is interrupted, and its points."""
+    segments: list[list[tuple[float, float]]] = [[]]
     crosses = []
     for x, y in zip(s.x, s.y, strict=True):
         if math.isfinite(y):
-            pieces[-1].append((right(across, x), down(axis, y)))
+            segments[-1].append((right(across, x), down(axis, y)))
         else:
             crosses.append(element("text", "×", class_=f"cross {s.style}", x=right(across, x), y=TOP + 8))
-            pieces.append([])
+            segments.append([])
     marks = []
-    for piece in filter(None, pieces):
-        path = " ".join(f"{x},{y}" for x, y in piece)
+    for segment in filter(None, segments):
+        path = " ".join(f"{x},{y}" for x, y in segment)
         if s.area:
-            corners = f"{piece[0][0]},{BOTTOM} {path} {piece[-1][0]},{BOTTOM}"
+            corners = f"{segment[0][0]},{BOTTOM} {path} {segment[-1][0]},{BOTTOM}"
             marks.append(element("polygon", class_=f"area {s.style}", points=corners))
         elif not s.points:
             marks.append(element("polyline", class_=f"line {s.style}", points=path))
         if s.points or (len(s.x) <= FEW and not s.area):
             marks += [
                 element("circle", class_=f"mark {s.style}", cx=x, cy=y, r=5 if s.style == "own" else 2.5)
-                for x, y in piece
+                for x, y in segment
             ]
     return marks + crosses
 
 
 def right(across: Axis, x: float) -> float:
+    """The SVG's x of a step."""
     return round(LEFT + across.place(x) * (RIGHT - LEFT), 1)
 
 
 def down(axis: Axis, y: float) -> float:
+    """The SVG's y of a value: it grows downwards."""
     return round(BOTTOM - axis.place(y) * (BOTTOM - TOP), 1)

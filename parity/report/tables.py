@@ -26,6 +26,7 @@ def page(title: str, *body: Markup) -> str:
 
 
 def section(title: str, *children: object) -> Markup:
+    """A part of the page under a heading."""
     return element("section", element("h2", title), *children)
 
 

@@ -41,6 +41,7 @@ def share(x: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """2 min 5 s, or 3.2 s."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 

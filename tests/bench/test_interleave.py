@@ -3,7 +3,7 @@
 import pytest
 
 from bench.growth import axis_rows, log_slope
-from bench.interleave import interleave, per_piece, ratios, spread
+from bench.interleave import interleave, per_step, quartiles, ratios
 from bench.process import Sample, Worker, workers
 from bench.rows import rows_of
 from twinstep.errors import UserError
@@ -30,8 +30,8 @@ def no_pause(monkeypatch):
 
 
 def test_spread_is_the_median_between_the_quartiles():
-    assert spread([5.0, 1.0, 3.0, 2.0, 4.0]) == (3.0, 2.0, 4.0)
-    assert spread([7.0]) == (7.0, 7.0, 7.0)
+    assert quartiles([5.0, 1.0, 3.0, 2.0, 4.0]) == (3.0, 2.0, 4.0)
+    assert quartiles([7.0]) == (7.0, 7.0, 7.0)
 
 
 def test_a_ratio_compares_samples_of_one_round():
@@ -104,7 +104,7 @@ def test_a_worker_is_gone_after_its_block():
 
 def test_a_sample_of_several_pieces_is_divided_by_each_sides_own_number():
     samples = {"jax": [Sample(6.0, 12.0, 0.1, "text")], "torch": [Sample(6.0, 6.0, None, None)]}
-    assert per_piece(samples, {"jax": 3, "torch": 2}) == {
+    assert per_step(samples, {"jax": 3, "torch": 2}) == {
         "jax": [Sample(2.0, 4.0, 0.1, "text")],
         "torch": [Sample(3.0, 3.0, None, None)],
     }

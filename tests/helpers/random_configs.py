@@ -97,8 +97,9 @@ def draw_optimizer(random: np.random.Generator) -> OptimizerConfig:
 
 
 def main(numbers: list[int]) -> None:
-    from parity.check import Request, check_here
+    from parity.check import check_here
     from parity.environment import use_one_thread
+    from parity.request import Request
 
     use_one_thread()
     for number in numbers:

@@ -57,6 +57,25 @@ def test_the_interpreted_function_returns_what_the_function_returns():
     np.testing.assert_allclose(found.param_gradients, expected, rtol=1e-6)
 
 
+def test_a_scans_constants_carry_and_rows_are_told_apart():
+    """c = w c + a from the last row to the first, beside a count of the rows: two constants, two carried values."""
+
+    def function(w, x):
+        def body(carry, row):
+            c, n = carry
+            c = checkpoint_name(w * c + row["a"] + 0 * x, "c")
+            return (c, n + 1), (c, row["b"])
+
+        rows = {"a": jnp.arange(3.0), "b": jnp.ones((3, 2))}
+        (c, n), outputs = jax.lax.scan(body, (x, 0), rows, reverse=True)
+        return c, (n, outputs)
+
+    found = capture_jax(function, jnp.float32(2), jnp.float32(5))
+    np.testing.assert_array_equal(found.activations["c[2]"], 12)
+    jax.tree.map(np.testing.assert_array_equal, (found.loss, found.aux), function(jnp.float32(2), jnp.float32(5)))
+    np.testing.assert_array_equal(found.loss, 8 * 5 + 4 * 2 + 2 * 1)
+
+
 def test_a_tags_gradient_is_the_gradient_of_a_zero_added_there():
     found = capture_jax(through_every_kind_of_function, jnp.float32(0.7), X)
     np.testing.assert_allclose(found.gradients["in_scan[2]"], np.ones((1, 3)))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jax_impl import step
-from parity.check import Request, check, check_here
+from parity.check import check, check_here
 from parity.check_configs import subject
 from parity.faults.fault import swapped
 from parity.reference import make_reference, watched_steps
+from parity.request import Request
 from parity.result import STAGES
 from twinstep.config import Config, CorpusConfig, GPTConfig
 from twinstep.errors import UserError

@@ -8,7 +8,7 @@ ONES = np.ones(4)
 
 
 def enter(ledger: Ledger, stage: str, tensor: str, step: int = 0, init: str = "nonzero", off: float = 0.0) -> None:
-    ledger.compare(Key(stage, tensor, init), step, ONES, ONES + off)
+    ledger.enter(Key(stage, tensor, init), step, ONES, ONES + off)
 
 
 def test_the_first_divergence_is_by_stage_then_start_then_step_then_place():
@@ -40,24 +40,24 @@ def test_all_agree_where_nothing_differs():
 
 def test_a_stage_in_which_nothing_could_fail_is_unchecked():
     ledger = Ledger("float64")
-    ledger.compare(Key("gradients", "x", "nonzero"), 0, np.zeros(3), np.zeros(3))
+    ledger.enter(Key("gradients", "x", "nonzero"), 0, np.zeros(3), np.zeros(3))
     stage = ledger.judge()[0]["gradients"]
     assert (stage.verdict, stage.compared, stage.unchecked) == ("unchecked", 0, 1)
 
 
 def test_noise_is_judged_beside_the_largest_tensor_of_its_unit():
     ledger = Ledger("float64")
-    ledger.compare(Key("gradients", "large", "nonzero", "leaf"), 0, 1e3 * ONES, 1e3 * ONES)
-    ledger.compare(Key("gradients", "noise", "nonzero", "leaf"), 0, 1e-14 * ONES, -1e-14 * ONES)
-    ledger.compare(Key("gradients", "other", "nonzero", "moment"), 0, 1e-14 * ONES, 1e-14 * ONES)
+    ledger.enter(Key("gradients", "large", "nonzero", "leaf"), 0, 1e3 * ONES, 1e3 * ONES)
+    ledger.enter(Key("gradients", "noise", "nonzero", "leaf"), 0, 1e-14 * ONES, -1e-14 * ONES)
+    ledger.enter(Key("gradients", "other", "nonzero", "moment"), 0, 1e-14 * ONES, 1e-14 * ONES)
     status = {t.tensor: t.status for t in ledger.judge()[1]}
     assert status == {"large": ["agrees"], "noise": ["unchecked"], "other": ["agrees"]}
 
 
 def test_another_shape_another_type_and_a_missing_name_diverge_with_a_note():
     ledger = Ledger("float64")
-    ledger.compare(Key("activations", "shape", "nonzero"), 0, ONES, np.ones(5))
-    ledger.compare(Key("activations", "type", "nonzero"), 0, ONES, ONES.astype(np.float32))
+    ledger.enter(Key("activations", "shape", "nonzero"), 0, ONES, np.ones(5))
+    ledger.enter(Key("activations", "type", "nonzero"), 0, ONES, ONES.astype(np.float32))
     assert ledger.names("activations", "nonzero", 0, {"a": 1, "b": 1}, {"b": 1, "c": 1}) == ["b"]
     notes = {t.tensor: t.note for t in ledger.judge()[1]}
     assert notes["shape"] == "shape (4,) in torch, (5,) in JAX"
@@ -72,7 +72,7 @@ def test_seeds_are_pooled_before_the_ratio_is_taken():
     offs = [1e-9, *[1e-5] * 7]
     for off in offs:
         reference, port = (truth + off).astype(np.float32), (truth + 1e-5).astype(np.float32)
-        ledger.compare(Key("loss", "loss", "nonzero"), 0, reference, port, truth)
+        ledger.enter(Key("loss", "loss", "nonzero"), 0, reference, port, truth)
     [tensor] = ledger.judge()[1]
     assert tensor.ratio is not None
     assert 1 < tensor.ratio[0] < 1.1
@@ -81,7 +81,7 @@ def test_seeds_are_pooled_before_the_ratio_is_taken():
 def test_a_small_tensor_is_judged_over_the_steps_so_far():
     ledger, truth = Ledger("float32"), np.ones(1)
     for step, off in enumerate((1e-5, 1e-9)):  # at step 1 alone, the port would be far worse than the reference
-        ledger.compare(Key("loss", "loss", "nonzero"), step, (truth + off).astype(np.float32),
+        ledger.enter(Key("loss", "loss", "nonzero"), step, (truth + off).astype(np.float32),
                        (truth + 1e-5).astype(np.float32), truth)  # fmt: skip
     [tensor] = ledger.judge()[1]
     assert tensor.ratio is not None
@@ -94,7 +94,7 @@ def test_a_stage_shifted_as_a_whole_diverges_though_each_tensor_is_within_budget
         truth = random.standard_normal(2000)
         off = 1e-5 * random.standard_normal((2, 2000))
         reference, port = (truth + off[0]).astype(np.float32), (truth + 2 * off[1]).astype(np.float32)
-        ledger.compare(Key("activations", f"layer {number}", "nonzero"), 0, reference, port, truth)
+        ledger.enter(Key("activations", f"layer {number}", "nonzero"), 0, reference, port, truth)
     stages, tensors, first = ledger.judge()
     assert all(t.status == ["agrees"] for t in tensors)
     assert stages["activations"].verdict == "diverges"
@@ -111,5 +111,5 @@ def test_a_claim_that_could_not_fail_is_counted_as_unchecked():
 def test_a_tolerance_given_takes_the_place_of_the_stages():
     ledger = Ledger("float64")
     key = Key("trajectory", "loss", "nonzero")
-    ledger.compare(key, 0, ONES, ONES + 1e-8, tolerance=Tolerance("relative", 1e-7, ""))
+    ledger.enter(key, 0, ONES, ONES + 1e-8, tolerance=Tolerance("relative", 1e-7, ""))
     assert ledger.judge()[2] is None

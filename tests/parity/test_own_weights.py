@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from parity.check import Request, check_here
+from parity.check import check_here
 from parity.cli import main
 from parity.ledger import GIVEN
 from parity.own_weights import trained_subject, trained_weights
 from parity.reference import make_reference
+from parity.request import Request
 from tests.helpers.snapshots import CONFIGS, GPT, make_snapshot, written
 from twinstep.data import load_data
 from twinstep.errors import UserError

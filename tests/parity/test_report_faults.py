@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from parity.report import print_fault_matrix, write_fault_report
-from parity.report.faults import is_right, mark, outcome, sentence
+from parity.report.faults import is_right, outcome, sentence, symbol
 from parity.result import STAGES
 from tests.helpers.report_cases import ROWS
 
@@ -30,8 +30,8 @@ def test_the_summary_counts_what_was_caught_and_what_stayed_within_budget():
 
 
 def test_the_matrix_marks_where_a_fault_was_found_and_where_it_should_have_been():
-    marks = [{stage: mark(row, stage) for stage in STAGES if mark(row, stage)} for row in ROWS]
-    assert marks == [
+    symbols = [{stage: symbol(row, stage) for stage in STAGES if symbol(row, stage)} for row in ROWS]
+    assert symbols == [
         {"weights": "●"},
         {"loss": "·", "clip": "○", "update": "✗", "parameters": "◇"},
         {"schedule": "○"},

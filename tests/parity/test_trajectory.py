@@ -7,7 +7,7 @@ from parity.budget import EPS, TRAJECTORY_LOSS
 from parity.ledger import Key, Ledger
 from parity.reference import Reference, Run, perturb
 from parity.side import TrainingState
-from parity.trajectory import FLOOR_ULPS, compare_runs, enter_weights, relative, spread, within
+from parity.trajectory import FLOOR_ULPS, compare_runs, enter_weights, loss_envelope, relative, within
 
 WEIGHTS = np.linspace(1.0, 2.0, 2000)  # enough for a verdict of their own
 
@@ -50,7 +50,7 @@ def test_perturbations_are_repeated_by_their_seed_and_differ_between_seeds():
 
 
 def test_the_envelope_is_the_largest_deviation_of_any_run_so_far():
-    assert spread([2.0, 2.0, 2.0], [[2.0, 2.2, 2.0], [2.1, 2.0, 1.9]]) == pytest.approx([0.05, 0.1, 0.1])
+    assert loss_envelope([2.0, 2.0, 2.0], [[2.0, 2.2, 2.0], [2.1, 2.0, 1.9]]) == pytest.approx([0.05, 0.1, 0.1])
 
 
 def test_ten_times_the_envelope_is_allowed_but_never_more_than_the_ceiling_nor_less_than_rounding():

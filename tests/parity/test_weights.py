@@ -6,7 +6,8 @@ import pytest
 import jax_impl.models as jax_models
 import torch_ref.models as torch_models
 from jax_impl.tree import flatten
-from parity.weights import Rule, carry_to_jax, carry_to_torch, jax_to_torch, map_names, torch_to_jax
+from parity.own_bridge import jax_to_torch, torch_to_jax
+from parity.weights import Rule, carry_to_jax, carry_to_torch, map_names
 from twinstep.config import MLPConfig
 from twinstep.errors import UserError
 from twinstep.presets import DEFAULTS, PRESETS

@@ -1,0 +1,25 @@
+"""The child process of a check: `python -m parity.worker REQUEST RESULT`, two JSON files; see `parity.child`."""
+
+import json
+import sys
+from pathlib import Path
+
+from parity.check import check_here
+from parity.environment import use_one_thread
+from parity.request import Request
+from twinstep.errors import run_command
+
+
+def main(argv: list[str]) -> int:
+    """Read the request in the first file, write the result to the second."""
+    question, answer = map(Path, argv)
+    request = Request.from_json(json.loads(question.read_text(encoding="utf-8")))
+    if request.checkpoint is None:
+        use_one_thread()
+    result = check_here(request)
+    answer.write_text(json.dumps(result.to_json(), allow_nan=False), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
