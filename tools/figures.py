@@ -60,18 +60,18 @@ def compare_runs(one: Path, other: Path) -> dict[str, Any]:
     }
 
 
-def test_outcomes(printed: str) -> dict[str, Any]:
+def outcomes(printed: str) -> dict[str, Any]:
     """Counts and names from what `pytest -vv` printed, even if it did not come to its end."""
     # Alone pytest writes "NAME PASSED", a worker of xdist "PASSED NAME".
-    outcomes = {}
+    found = {}
     for line in printed.splitlines():
         outcome, name = re.search(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b", line), re.search(r"tests/\S+::\S+", line)
         if outcome and name:
-            outcomes[name[0]] = outcome[1]
-    counts = {kind.lower(): list(outcomes.values()).count(kind) for kind in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
-    if not outcomes:
+            found[name[0]] = outcome[1]
+    counts = {kind.lower(): list(found.values()).count(kind) for kind in ("PASSED", "FAILED", "ERROR", "SKIPPED")}
+    if not found:
         raise StepError("pytest ran no test; see the log")
-    return {**counts, "failures": [name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]}
+    return {**counts, "failures": [name for name, outcome in found.items() if outcome in ("FAILED", "ERROR")]}
 
 
 def writing_speed(called: Called) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tools.calls import Calls, StepError
-from tools.figures import compare_runs, logged_step, of_run, test_outcomes, writing_speed
+from tools.figures import compare_runs, logged_step, of_run, outcomes, writing_speed
 from twinstep.errors import UserError, run_command
 
 Figures = dict[str, Any]
@@ -110,7 +110,7 @@ def tests(calls: Calls, figures: Figures) -> None:
     words = f"-m pytest -vv -rf --tb=short -p no:cacheprovider -p xdist -n {workers}".split()
     called = calls.run(*words, *chosen, limit=150, ok=(0, 1), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
                        JAX_ENABLE_COMPILATION_CACHE="0")  # fmt: skip
-    figures |= test_outcomes(called.stdout.decode(errors="replace"))
+    figures |= outcomes(called.stdout.decode(errors="replace"))
 
 
 def kill_and_resume(calls: Calls, figures: Figures) -> None:
@@ -122,11 +122,11 @@ def kill_and_resume(calls: Calls, figures: Figures) -> None:
         first, second, killed = (calls.folder / f"{n}-{len(xla_flags)}" for n in ("first", "second", "killed"))
         train = ("-m", "jax_impl.train", *flags.split(), "--out-dir")
         for run in (first, second):
-            calls.run(*train, run, limit=60, XLA_FLAGS=xla_flags)
+            calls.run(*train, run, limit=90, XLA_FLAGS=xla_flags)
         half_way = lambda run=killed: logged_step(run) > steps // 2
-        ended = calls.run(*train, killed, limit=60, until=half_way, XLA_FLAGS=xla_flags).exit_code
+        ended = calls.run(*train, killed, limit=90, until=half_way, XLA_FLAGS=xla_flags).exit_code
         at = logged_step(killed)
-        calls.run(*train, killed, "--resume", limit=60, XLA_FLAGS=xla_flags)
+        calls.run(*train, killed, "--resume", limit=90, XLA_FLAGS=xla_flags)
         same = {"two runs": compare_runs(first, second), "killed and resumed": compare_runs(first, killed)}
         figures[xla_flags or "as it comes"] = {"first attempt ended": ended, "at step": at, **same}
         if all(found["same_bits"] for found in same.values()):
