@@ -158,7 +158,9 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="python -m tools.on_gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", required=True, metavar="FILE.json", type=Path)
     parser.add_argument("--minutes", type=float, default=8, metavar="M", help="for all steps together (default 8)")
-    parser.add_argument("--only", nargs="+", choices=STEPS, metavar="STEP", help=f"some of {', '.join(STEPS)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=STEPS, metavar="STEP", help=f"some of {', '.join(STEPS)}; generation needs tiny"
+    )
     parser.add_argument("--platform", choices=("cuda", "cpu"), default="cuda", help="cpu: rehearse (default cuda)")
     args = parser.parse_args(argv)
     if args.out.suffix != ".json" or not args.out.parent.is_dir():
