@@ -1,0 +1,243 @@
+"""What a machine with one NVIDIA GPU can tell of this project, in one command, within one budget of time.
+
+    python -m tools.on_gpu --out gpu.json [--minutes 8] [--only STEP ...] [--platform cpu]
+
+from the repository's root; JAX and torch must see the GPU. The steps stand in `STEPS`, the most important first; each
+runs in processes of its own with a time limit, and FILE.json is rewritten after each, so that a run that is cut off
+loses nothing. All that was printed goes to FILE.log beside it. `--platform cpu` rehearses the same steps with small
+sizes. A divergence or a failing test is a finding: exit code 1 means that a step could not be made, 2 bad input.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tools.calls import Calls, StepError
+from tools.figures import compare_runs, logged_step, of_run, outcomes, writing_speed
+from twinstep.errors import UserError, run_command
+
+Figures = dict[str, Any]
+
+FRAMEWORKS = {"jax": "jax_impl", "torch": "torch_ref"}
+NEEDED = "jax flax optax orbax.checkpoint grain numpy safetensors tokenizers tyro rich matplotlib sklearn pyarrow torch"
+VERSIONS = """
+import json, platform, jax, torch
+from importlib.metadata import version
+names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "torch")
+cuda = torch.cuda.is_available()
+print(json.dumps({"python": platform.python_version(), **{name: version(name) for name in names},
+    "jax backend": jax.default_backend(), "jax devices": [d.device_kind for d in jax.devices()],
+    "torch devices": [torch.cuda.get_device_name()] if cuda else ["cpu"], "torch cuda": torch.version.cuda}))
+"""
+TESTS = [f"tests/jax_impl/test_{n}.py" for n in ("muon", "optimizer", "losses", "attention", "gpt", "step")]
+TESTS += [f"tests/torch_ref/test_{n}.py" for n in ("muon", "optimizer", "losses", "gpt", "step")]
+SMALL = "--depth 1 --sequence-len 32 --batch-size 2 --eval-batches 1 --sample-tokens 1"
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def versions(calls: Calls, figures: Figures) -> None:
+    """Versions and devices. Raises UserError where something is missing, so that nothing else is tried."""
+    missing = f"from importlib.util import find_spec; print(*[n for n in {NEEDED.split()} if find_spec(n) is None])"
+    found = calls.run("-c", missing, limit=30).stdout.decode().split()
+    if found:
+        raise UserError(f"not installed: {', '.join(found)}; put their wheels' contents on PYTHONPATH")
+    figures |= json.loads(calls.run("-c", VERSIONS, limit=90).stdout.splitlines()[-1])
+    if calls.platform == "cuda" and (figures["jax backend"] != "gpu" or figures["torch devices"] == ["cpu"]):
+        raise UserError(f"JAX runs on {figures['jax devices']} and torch on {figures['torch devices']}, not on a GPU")
+
+
+def tiny(calls: Calls, figures: Figures) -> None:
+    """The trainers as they come, on the default tiny GPT."""
+    train_both(calls, figures, "tiny", "--steps 60" if calls.platform == "cuda" else f"--steps 4 {SMALL}", 120)
+    figures["loss_difference"] = figures["jax"]["loss"] - figures["torch"]["loss"]
+
+
+def real(calls: Calls, figures: Figures) -> None:
+    """A GPT of a size that people train, in bfloat16."""
+    size = "--depth 12 --sequence-len 2048 --batch-size 16 --steps 60 --log-every 10 --eval-batches 1 --sample-tokens 1"
+    size = size if calls.platform == "cuda" else f"--steps 6 --log-every 1 {SMALL}"
+    train_both(calls, figures, "real", f"--dtype bfloat16 --matmul-precision default {size}", 150)
+    figures["jax_over_torch"] = figures["jax"]["tokens_per_second"] / figures["torch"]["tokens_per_second"]
+
+
+def train_both(calls: Calls, figures: Figures, name: str, flags: str, limit: float) -> None:
+    """Train in one framework and then in the other, also where the first one failed."""
+    errors = []
+    for side, package in FRAMEWORKS.items():
+        run = calls.folder / f"{name}-{side}"
+        try:
+            called = calls.run("-m", f"{package}.train", "gpt", *flags.split(), "--out-dir", run, limit=limit)
+            figures[side] = of_run(run, called)
+        except StepError as error:
+            errors.append(str(error))
+    if errors:
+        raise StepError("; ".join(errors))
+
+
+def agreement(calls: Calls, figures: Figures) -> None:
+    """Loss and gradients of one small GPT: both frameworks, each device, several arithmetics."""
+    figures |= json.loads(calls.run("-m", "tools.gpu_agreement", limit=150).stdout.splitlines()[-1])
+
+
+def parity_on_device(calls: Calls, figures: Figures) -> None:
+    """The parity check of the GPT in float64, JAX on the device; its torch side stays on the CPU."""
+    check_parity(calls, figures, {})
+
+
+def parity_on_cpu(calls: Calls, figures: Figures) -> None:
+    """The same with both on the CPU."""
+    check_parity(calls, figures, {"JAX_PLATFORMS": "cpu"})
+
+
+def check_parity(calls: Calls, figures: Figures, environment: dict[str, str]) -> None:
+    steps = 10 if calls.platform == "cuda" else 3
+    folder = calls.folder / f"parity-{len(list(calls.folder.iterdir()))}"
+    words = f"-m parity check gpt --dtype float64 --steps {steps} --out-dir {folder}".split()
+    calls.run(*words, limit=150, ok=(0, 1), **environment)
+    result = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+    figures |= {name: result[name] for name in ("verdict", "sentence", "first_divergence", "stages", "environment")}
+
+
+def tests(calls: Calls, figures: Figures) -> None:
+    """Our own tests of the arithmetic, JAX on the device. Their tolerances were set on a CPU."""
+    chosen, workers = (TESTS, 6) if calls.platform == "cuda" else (TESTS[2:3], 0)
+    # No plugins but our own: one that is installed by chance may warn, and warnings are errors.
+    words = f"-m pytest -vv -rf --tb=short -p no:cacheprovider -p xdist -n {workers}".split()
+    called = calls.run(*words, *chosen, limit=150, ok=(0, 1), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+                       JAX_ENABLE_COMPILATION_CACHE="0")  # fmt: skip
+    figures |= outcomes(called.stdout.decode(errors="replace"))
+
+
+def kill_and_resume(calls: Calls, figures: Figures) -> None:
+    """Two runs alike, and one ended by kill -9 half way and resumed: the same metrics and the same final bits?"""
+    steps, every = (600, 100) if calls.platform == "cuda" else (12, 2)
+    flags = f"--steps {steps} --save-every {every} --log-every {every // 2} "
+    flags += SMALL if calls.platform == "cpu" else "--eval-batches 2 --sample-tokens 1"
+    for xla_flags in ("", DETERMINISTIC):
+        first, second, killed = (calls.folder / f"{n}-{len(xla_flags)}" for n in ("first", "second", "killed"))
+        train = ("-m", "jax_impl.train", *flags.split(), "--out-dir")
+        for run in (first, second):
+            calls.run(*train, run, limit=90, XLA_FLAGS=xla_flags)
+        half_way = lambda run=killed: logged_step(run) > steps // 2
+        ended = calls.run(*train, killed, limit=90, until=half_way, XLA_FLAGS=xla_flags).exit_code
+        at = logged_step(killed)
+        calls.run(*train, killed, "--resume", limit=90, XLA_FLAGS=xla_flags)
+        same = {"two runs": compare_runs(first, second), "killed and resumed": compare_runs(first, killed)}
+        figures[xla_flags or "as it comes"] = {"first attempt ended": ended, "at step": at, **same}
+        if all(found["same_bits"] for found in same.values()):
+            break
+
+
+def generation(calls: Calls, figures: Figures) -> None:
+    """Tokens per second of one sequence, from the first that was written to the last: without start and compiling."""
+    count = 1000 if calls.platform == "cuda" else 100
+    for side, package in FRAMEWORKS.items():
+        words = ["-m", f"{package}.generate", "--run", calls.folder / f"tiny-{side}", "--prompt", "def main("]
+        called = calls.run(*words, "--max-tokens", count, limit=60)
+        figures[side] = {"tokens_per_second": writing_speed(called), "seconds": called.seconds}
+
+
+STEPS = {step.__name__.replace("_", "-"): step for step in (
+    versions, tiny, real, agreement, parity_on_device, kill_and_resume, tests, generation, parity_on_cpu
+)}  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are UserErrors: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="python -m tools.on_gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", required=True, metavar="FILE.json", type=Path)
+    parser.add_argument("--minutes", type=float, default=8, metavar="M", help="for all steps together (default 8)")
+    parser.add_argument(
+        "--only", nargs="+", choices=STEPS, metavar="STEP", help=f"some of {', '.join(STEPS)}; generation needs tiny"
+    )
+    parser.add_argument("--platform", choices=("cuda", "cpu"), default="cuda", help="cpu: rehearse (default cuda)")
+    args = parser.parse_args(argv)
+    if args.out.suffix != ".json" or not args.out.parent.is_dir():
+        raise UserError(f"--out is {args.out}; it must be a .json file in a folder that exists")
+    if args.minutes <= 0:
+        raise UserError(f"--minutes is {args.minutes}; it must be more than 0")
+    started, log = time.monotonic(), args.out.with_suffix(".log")
+    report = {"platform": args.platform, "gpu": nvidia_smi() if args.platform == "cuda" else None, "steps": []}
+    log.write_text("", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        deadline = started + 60 * args.minutes
+        calls = Calls(args.platform, Path(folder), log, deadline, environment(args.platform, folder))
+        for name in args.only or STEPS:
+            report["steps"].append(make_step(calls, name))
+            report["seconds"] = round(time.monotonic() - started, 1)
+            args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+            print(line_of(report["steps"][-1]), flush=True)
+    return 1 if any("error" in step for step in report["steps"]) else 0
+
+
+def environment(platform: str, folder: str) -> dict[str, str]:
+    """For every process: where it runs, and caches that end with the report. Compiled programs serve later steps."""
+    here = (
+        {"JAX_PLATFORMS": "cuda,cpu"}
+        if platform == "cuda"
+        else {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    )
+    caches = {"XDG_CACHE_HOME": f"{folder}/cache", "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
+    # Without preallocation nvidia-smi shows what a step needs, and JAX and torch share the GPU.
+    return {**here, **caches, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "MPLBACKEND": "Agg", "COLUMNS": "120"}
+
+
+def make_step(calls: Calls, name: str) -> dict[str, Any]:
+    """One step's entry in the report: its figures or its error, and the commands it ran."""
+    calls.entries, started = [], time.monotonic()
+    step: dict[str, Any] = {"name": name, "figures": {}}
+    try:
+        STEPS[name](calls, step["figures"])
+    except (StepError, OSError, ValueError, LookupError) as error:  # what it wrote may be cut off
+        step["error"] = str(error) or type(error).__name__
+    return {**step, "seconds": round(time.monotonic() - started, 1), "calls": calls.entries}
+
+
+def line_of(step: dict[str, Any]) -> str:
+    """One step for people."""
+    figures, head = step["figures"], f"{step['name']:>16} {step['seconds']:6.1f} s  "
+    if "error" in step:
+        return head + "NOT MADE: " + step["error"]
+    match step["name"]:
+        case "tiny" | "real" | "generation":
+            return head + ", ".join(f"{side} {figures[side]['tokens_per_second']:,.0f} tokens/s" for side in FRAMEWORKS)
+        case "agreement":
+            return head + "; ".join(f"{case} {found['gradient']:.1e}" for case, found in figures.items())
+        case "parity-on-device" | "parity-on-cpu":
+            return head + figures["sentence"]
+        case "kill-and-resume":
+            return head + "; ".join(
+                f"{flags}: " + ", ".join(f"{name} {'same' if same['same_bits'] else 'OTHER'} bits" for name, same in
+                                         found.items() if isinstance(same, dict))
+                for flags, found in figures.items()
+            )  # fmt: skip
+        case "tests":
+            return head + f"{figures['passed']} passed, {figures['failed']} failed: {', '.join(figures['failures'])}"
+    return head + ", ".join(f"{name} {value}" for name, value in figures.items())
+
+
+def nvidia_smi() -> str:
+    """Name, driver and memory of the GPU. Raises UserError where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        raise UserError("no nvidia-smi here, so no NVIDIA GPU; --platform cpu rehearses the steps without one")
+    query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"nvidia-smi finds no GPU: {(done.stdout + done.stderr).strip()}")
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))
