@@ -1,7 +1,7 @@
 """Checkpoints by orbax: asynchronous, atomic, the last K and the best one kept, every array with a checksum.
 
 A checkpoint holds three items: `weights` (parameters and buffers by name), `training` (optimizer state, step,
-random key) and `facts` (JSON: what else the loop must remember, see `twinstep.facts`, and the checksums).
+random key) and `facts` (JSON: what else the loop must remember, see `twinstep.progress`, and the checksums).
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from twinstep import run_dir
 from twinstep.cli import read_run_config
 from twinstep.config import Config
 from twinstep.errors import RunError, UserError
-from twinstep.facts import Facts, check_config, seal, unseal
+from twinstep.progress import Facts, check_config, seal, unseal
 from twinstep.run_dir import CHECKPOINTS, checkpoint_steps
 
 Result = TypeVar("Result")

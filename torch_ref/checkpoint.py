@@ -1,7 +1,7 @@
 """Checkpoints as safetensors and JSON: atomic, the last K and the best one kept, every file with a SHA-256.
 
 A checkpoint is a folder with `weights.safetensors` (parameters and buffers by name), `training.safetensors`
-(optimizer state and random generators) and `facts.json` (what else the loop must remember, see `twinstep.facts`, and
+(optimizer state and random generators) and `facts.json` (what else the loop must remember, see `twinstep.progress`, and
 the checksums).
 """
 
@@ -22,7 +22,7 @@ from twinstep import run_dir
 from twinstep.cli import read_run_config
 from twinstep.config import Config
 from twinstep.errors import RunError, UserError
-from twinstep.facts import Facts, check_config, seal, unseal
+from twinstep.progress import Facts, check_config, seal, unseal
 from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, write_atomically
 
 FILES = ("weights.safetensors", "training.safetensors")

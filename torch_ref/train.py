@@ -23,11 +23,10 @@ from twinstep.cli import parse_train_config
 from twinstep.config import Config
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
-from twinstep.events import due, evaluation_due
-from twinstep.facts import finished, first_facts, note_evaluation
 from twinstep.flops import flops_per_token, parameter_count
 from twinstep.init import initial_weights
 from twinstep.plot import plot_loss
+from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation
 from twinstep.resolve import fill_in, sequence_len, units_per_step
 from twinstep.run_dir import (
     TOKENIZER,

@@ -12,8 +12,8 @@ import tyro
 
 from twinstep.config import MODELS, Config, flag, from_dict, to_dict
 from twinstep.errors import UserError
-from twinstep.facts import PLACES
 from twinstep.presets import DEFAULTS, PRESETS
+from twinstep.progress import PLACES
 
 Options = TypeVar("Options")
 

@@ -10,7 +10,7 @@ from torch_ref.checkpoint import load_training_tensors, restore, save, training_
 from torch_ref.models import TORCH_ONLY, load_weights, make_model
 from torch_ref.optimizer import setup_optimizers
 from twinstep.errors import UserError
-from twinstep.facts import first_facts
+from twinstep.progress import first_facts
 
 
 def read(run: Path, step: int | None) -> Snapshot:

@@ -22,8 +22,8 @@ from jax_impl.step import State, init_state
 from jax_impl.tree import flatten
 from twinstep.config import Config, MLPConfig, TabularConfig
 from twinstep.errors import RunError, UserError
-from twinstep.facts import first_facts
 from twinstep.init import initial_weights
+from twinstep.progress import first_facts
 from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, write_run
 
 CONFIG = Config(model=MLPConfig(features=6, classes=3, hidden=5), data=TabularConfig())

@@ -8,8 +8,8 @@ from torch_ref.optimizer import setup_optimizers
 from torch_ref.step import train_step
 from twinstep.config import Config, MLPConfig, OptimizerConfig, TabularConfig
 from twinstep.errors import RunError, UserError
-from twinstep.facts import first_facts
 from twinstep.init import initial_weights
+from twinstep.progress import first_facts
 from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, write_run
 
 CONFIG = Config(model=MLPConfig(features=6, classes=3, hidden=5), data=TabularConfig())

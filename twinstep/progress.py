@@ -1,4 +1,6 @@
-"""What a run remembers beside its arrays: the JSON part of a checkpoint, the same in both frameworks.
+"""How far a run has come: what the loop has to do at a step, and the facts it keeps beside its arrays.
+
+The facts are the JSON part of a checkpoint, the same in both frameworks:
 
 config                           the parts of the configuration that fix every number
 best_val_loss, best_step         the best evaluation so far
@@ -16,6 +18,23 @@ from twinstep.errors import UserError
 Facts = dict[str, Any]
 
 PLACES = ("data", "cache_dir")  # where the data lies may change; what it holds is checked by its hash
+
+
+def due(step: int, every: int) -> bool:
+    """True at multiples of `every`; 0 means never."""
+    return every > 0 and step % every == 0
+
+
+def evaluation_due(config: Config, step: int) -> bool:
+    """At multiples of --eval-every, or half way where that is 0; and always after the last step."""
+    every, steps = config.train.eval_every, config.train.steps
+    return step == steps or due(step, every) or (every == 0 and step == steps // 2)
+
+
+def finished(facts: Facts, config: Config, step: int) -> bool:
+    """Whether a run is over after `step`: at its last step, or out of patience."""
+    patience = config.train.patience
+    return step >= config.train.steps or 0 < patience <= facts["evaluations_without_improvement"]
 
 
 def first_facts(config: Config) -> Facts:
@@ -60,12 +79,6 @@ def note_evaluation(facts: Facts, step: int, val_loss: float) -> bool:
     else:
         facts["evaluations_without_improvement"] += 1
     return improved
-
-
-def finished(facts: Facts, config: Config, step: int) -> bool:
-    """Whether a run is over after `step`: at its last step, or out of patience."""
-    patience = config.train.patience
-    return step >= config.train.steps or 0 < patience <= facts["evaluations_without_improvement"]
 
 
 def seal(facts: Facts) -> Facts:
