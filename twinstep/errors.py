@@ -28,6 +28,12 @@ def not_finite(step: int, what: str, finite: Mapping[str, bool], saved: Sequence
     )
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters; the error's type if it has no message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
 def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
     """Run `main(argv)` and turn its failures into the exit codes that every public command keeps.
 

@@ -9,11 +9,13 @@ evaluations_without_improvement  those since then, for early stopping
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from twinstep.config import Config, to_dict
 from twinstep.errors import UserError
+from twinstep.run_dir import damaged
 
 Facts = dict[str, Any]
 
@@ -94,6 +96,13 @@ def unseal(sealed: Any) -> Facts:
     if sealed["sha256"] != _digest(facts):
         raise ValueError("the facts are not those that were saved (their SHA-256 differs)")
     return facts
+
+
+def check_sums(facts: Facts, found: Mapping[str, int | str], run: Path, step: int) -> None:
+    """Raises UserError naming the first array or file of a checkpoint whose checksum is not in its facts."""
+    for name, checksum in found.items():
+        if facts.get("checksums", {}).get(name) != checksum:
+            raise damaged(run, step, f"{name} is not what was saved (its checksum differs)")
 
 
 def _digest(facts: Facts) -> str:

@@ -44,3 +44,13 @@ def check_bounds(config: Any) -> None:
         value = getattr(config, name)
         if value is not None and not bound.holds(value):
             raise UserError(f"{flag(name)} is {value}; it must be {bound}")
+
+
+def check_shards(batch_size: int, accumulation: int, shards: int, unit: str = "devices") -> None:
+    """Raises UserError unless every device (or process) gets the same number of examples of a micro-step."""
+    micro_batch = batch_size // accumulation
+    if micro_batch % shards:
+        raise UserError(
+            f"--batch-size {batch_size} / --accumulation {accumulation} = {micro_batch} is not divisible by {shards} "
+            f"{unit}; pass a multiple of {shards * accumulation}, or change the number of {unit}"
+        )

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from twinstep.config import check_shards
 from twinstep.data.cache import TokenStream
 from twinstep.data.interface import Batch
-from twinstep.errors import UserError
 
 # What a random stream is for: the last part of its key.
 ORDER, TRAIN_MASK, VALIDATION_MASK, DROPOUT = range(4)
@@ -177,13 +177,8 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
 
 def micro_step_rows(batch_size: int, accumulation: int, shard: int, shards: int) -> np.ndarray:
     """Which rows of a global batch a shard works on, (A, B/A/shards)."""
-    micro_batch = batch_size // accumulation
-    if micro_batch % shards:
-        raise UserError(
-            f"the {micro_batch} examples of a micro-step (--batch-size {batch_size}, --accumulation "
-            f"{accumulation}) cannot be divided by {shards} devices; change one of them"
-        )
-    rows = np.arange(batch_size).reshape(accumulation, shards, micro_batch // shards)
+    check_shards(batch_size, accumulation, shards)
+    rows = np.arange(batch_size).reshape(accumulation, shards, batch_size // accumulation // shards)
     return rows[:, shard]
 
 
