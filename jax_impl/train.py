@@ -126,15 +126,15 @@ def main(argv: list[str]) -> int:
         if start == 0:
             run_evaluation(0)
         step_metrics: dict[str, jax.Array] = {}
-        pending = None  # the metrics of the step before, fetched while this one runs (on a CPU it has run)
+        pending = None  # the metrics of the previous step, fetched while this step runs (on a CPU it has finished)
         batches = train_batches(data.train, start, config.train.steps, rank, count)
         for step, batch in enumerate(batches, start + 1):
-            gathered = step_metrics.get("signal")  # of the step before
+            gathered = step_metrics.get("signal")  # of the previous step
             state, step_metrics = steps.train(state, steps.place_train_batch(batch), stop.signal or 0)
             record(log, config, model.params, pending)
             pending = (step, step_metrics)
 
-            # Read once: a signal that comes from here on counts at the next step.
+            # Read once: a signal that arrives later counts at the next step.
             agreed = processes.agreed(stop.signal, gathered)
             stopping = agreed is not None
             if stopping:
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
             sampling = due(step, config.output.sample_every) or last
             if not (evaluating or saving or sampling):
                 continue
-            record(log, config, model.params, pending)  # what is not finite ends the run before it is saved
+            record(log, config, model.params, pending)  # raises before a loss that is not finite is saved
             pending = None
             if evaluating:
                 improved = run_evaluation(step)

@@ -36,7 +36,7 @@ OTHERS = "_CHECKPOINT_METADATA"  # only a checkpoint of jax_impl has it
 
 
 def save(run: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], facts: Facts) -> None:
-    """Write the checkpoint's folder beside its place, then rename it.
+    """Write a temporary folder, then rename it.
 
     Raises RunError if that fails, or if a number is not finite: training cannot go on from such a checkpoint, and it
     would push an older, usable one out of --keep-last.
@@ -134,7 +134,7 @@ def training_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) 
     for optimizer in optimizers:
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
-                if value is not None:  # SGD without momentum notes a buffer of None
+                if value is not None:  # SGD without momentum keeps a buffer of None
                     tensors[f"{names[parameter]}/{key}"] = torch.as_tensor(value).contiguous()
     return tensors
 

@@ -125,7 +125,7 @@ def main(argv: list[str]) -> int:
             step_metrics = train_step(config, wrapped, optimizers, step - 1, place(batch))
             record(log, config, model, step, step_metrics)
 
-            stop.signal = parallel.agree(stop.signal)  # read once: it may come at any time
+            stop.signal = parallel.agree(stop.signal)  # read once: it may arrive at any time
             stopping = stop.signal is not None
             last = step == config.train.steps
             evaluating = evaluation_due(config, step)

@@ -1,10 +1,10 @@
-"""How far a run has come: what the loop has to do at a step, and the facts it keeps beside its arrays.
+"""How far a run has come: what is due at a step, and the facts that a checkpoint holds beside its arrays.
 
 The facts are the JSON part of a checkpoint, the same in both frameworks:
 
 config                           the parts of the configuration that fix every number
 best_val_loss, best_step         the best evaluation so far
-evaluations_without_improvement  those since then, for early stopping
+evaluations_without_improvement  the number of evaluations since then, for early stopping
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from twinstep.run_dir import damaged
 
 Facts = dict[str, Any]
 
-PLACES = ("data", "cache_dir")  # where the data lies may change; what it holds is checked by its hash
+PLACES = ("data", "cache_dir")  # paths to the data may change; its content is checked by its hash
 
 
 def due(step: int, every: int) -> bool:

@@ -1,6 +1,6 @@
 """Layout of a run directory, and its metrics log.
 
-config.json     the whole configuration, sizes filled in
+config.json     the configuration, sizes filled in
 data.json       what was read: files, bytes, SHA-256 of the data and of the tokenizer
 metrics.jsonl   one object per line, each with `step`, the optimizer steps done
 loss.png        the curves
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer.json"
-UNFINISHED = (".tmp", ".removed")  # endings of what a killed process leaves among the checkpoints, orbax's aside
+UNFINISHED = (".tmp", ".removed")  # what a killed process leaves among the checkpoints; orbax has its own suffix
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside, then rename: a reader sees the old file or the new, never a part. Raises OSError."""
+    """Write a temporary file, then rename it: a reader sees the old file or the new, never a part. Raises OSError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
@@ -46,7 +46,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside, to be filled, which is then renamed to `folder`; after an error none of it is left."""
+    """A temporary folder to write to, renamed to `folder` at the end, or deleted after an error."""
     beside = folder.with_name(f"{folder.name}.tmp")
     try:
         shutil.rmtree(beside, ignore_errors=True)
@@ -125,7 +125,7 @@ def lock_run(run: Path) -> IO[bytes]:
 
 
 def check_data(run: Path, data_summary: dict[str, Any]) -> None:
-    """Raises UserError if the data has changed since the run began: its batches would be others.
+    """Raises UserError if the data has changed since the run began: its batches would be different ones.
 
     A run that was converted from weights alone has an empty data.json: what it is first trained on is recorded.
     """
@@ -165,7 +165,7 @@ def append_metrics(run: Path, record: dict[str, Any]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All whole lines of metrics.jsonl; a torn last line is left out. Raises UserError if there is no log."""
+    """All complete lines of metrics.jsonl; a torn last line is left out. Raises UserError if there is no log."""
     try:
         text = (run / METRICS).read_text(encoding="utf-8", errors="replace")
     except OSError as error:

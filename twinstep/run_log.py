@@ -1,4 +1,4 @@
-"""What a run shows and records: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
+"""The log of a run: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
 
 import importlib.util
 import os
@@ -19,12 +19,12 @@ from twinstep.flops import flops_per_token, parameter_count
 from twinstep.resolve import sequence_len, units_per_step
 from twinstep.run_dir import append_metrics, write_atomically
 
-# Control characters but for line end and tab: a sample of an untrained model must not drive the terminal.
+# Control characters except line end and tab: a sample of an untrained model must not control the terminal.
 CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
 
 
 class RunConsole(Console):
-    """Standard output. A run outlives it: when whoever reads it is gone, training goes on in silence."""
+    """Standard output. When its reader goes away (`| head`), training goes on without output."""
 
     def on_broken_pipe(self) -> None:
         """Called by rich when nobody reads standard output any more."""
@@ -72,13 +72,13 @@ class RunLog:
             tracker.close()
 
     def say(self, text: str) -> None:
-        """Text above the progress bar, in what standard output can show of it."""
+        """Print text above the progress bar; what standard output cannot encode is escaped."""
         encoding = self.console.encoding
         text = text.translate(CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
         self.console.print(text, markup=False, soft_wrap=True)
 
     def skip_time(self) -> None:
-        """What happened since the last step (an evaluation, a save) is no part of the training speed."""
+        """Leave the time since the last step (an evaluation, a save) out of the training speed."""
         self.last_time = time.perf_counter()
 
     def train(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> None:
@@ -132,7 +132,7 @@ def open_log(run: Path, config: Config, data: Data, start: int, peak_flops: floa
 def describe(
     log: RunLog, data: Data, devices: str, orthogonalization: object, resumed_at: int | None, memory: str = ""
 ) -> None:
-    """The head of a run: everything that decides what it computes, and on what."""
+    """The first lines of a run: everything that decides what it computes, and on what."""
     config, t = log.config, log.config.train
     log.say(f"{config.model_name}: {parameter_count(config.model):,} parameters, {config.model}")
     log.say(f"devices: {devices}")
@@ -158,7 +158,7 @@ class TensorBoard:
     def __init__(self, run: Path, start: int):
         from tensorboardX import SummaryWriter
 
-        # Event files are named by the second: the suffix keeps a quick resume from writing over the last one.
+        # Event files are named by the second: with the suffix, a quick resume does not overwrite the last one.
         self.writer = SummaryWriter(
             str(run / "tensorboard"), purge_step=start + 1 if start else None, filename_suffix=f".{start}"
         )

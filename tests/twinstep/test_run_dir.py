@@ -123,7 +123,7 @@ def test_a_log_that_is_not_there_is_no_run(tmp_path):
         append_metrics(tmp_path / "nowhere", {"step": 1})
 
 
-def test_only_whole_checkpoints_are_listed_in_order(tmp_path):
+def test_only_finished_checkpoints_are_listed_in_order(tmp_path):
     assert checkpoint_steps(tmp_path) == []
     make_checkpoints(tmp_path, 10, 9, 100, "20.tmp", "30.removed", "40.orbax-checkpoint-tmp", "notes")
     assert checkpoint_steps(tmp_path) == [9, 10, 100]

@@ -17,7 +17,7 @@ class CorpusConfig:
     tokenizer: Literal["bytes", "bpe"] = "bytes"
     """bytes: one token per UTF-8 byte; bpe: byte-level BPE trained on the training files and kept in the run."""
     bpe_vocab_size: int = 4096
-    """Tokens of the BPE vocabulary, the 256 bytes and the special mark included."""
+    """Tokens of the BPE vocabulary, the 256 bytes and the BOS token included."""
     masked_targets: float = 0.0
     """Share of targets set to -1 (ignored), drawn by seed and batch number; for parity and tests."""
     cache_dir: str | None = None

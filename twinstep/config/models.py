@@ -29,7 +29,7 @@ class GPTConfig:
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
     rotary_dtype: Dtype = "float32"
-    """Type to which the rotary table is rounded; upstream always takes bfloat16."""
+    """Dtype to which the rotary table is rounded; upstream always uses bfloat16."""
     softcap: float = 15.0
     """Logits are softcap * tanh(logits / softcap)."""
 

@@ -1,4 +1,4 @@
-"""The optimizers of the several kinds of parameters, their learning rates and schedules."""
+"""Settings of the optimizers and of their schedules."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,20 +9,20 @@ from twinstep.errors import UserError
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Several optimizers for several kinds of parameters, their rates and their schedules."""
+    """The optimizers of the several kinds of parameters, their learning rates and schedules."""
 
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: matrices by --matrix-optimizer, all else by AdamW; adamw: one AdamW at --adamw-lr for everything."""
     matrix_optimizer: Literal["muon", "sgd"] = "muon"
-    """What the matrices get under --optimizer muon."""
+    """Optimizer of the matrices under --optimizer muon."""
     matrix_lr: float = 0.02
-    """Peak rate of the matrices."""
+    """Peak learning rate of the matrices."""
     embedding_lr: float = 0.2
-    """Peak rate of the token embedding, at width 768; scaled by (width/768)^-1/2 in gpt."""
+    """Peak learning rate of the token embedding, at width 768; scaled by (width/768)^-1/2 in gpt."""
     head_lr: float = 0.004
-    """Peak rate of the output head of gpt, at width 768; scaled likewise."""
+    """Peak learning rate of the output head of gpt, at width 768; scaled likewise."""
     adamw_lr: float = 0.01
-    """Peak rate of biases and BatchNorm, and of everything under --optimizer adamw."""
+    """Peak learning rate of biases and BatchNorm, and of everything under --optimizer adamw."""
     beta1: float = 0.8
     """AdamW's decay of the first moment."""
     beta2: float = 0.95
@@ -30,11 +30,11 @@ class OptimizerConfig:
     eps: float = 1e-10
     """AdamW's eps, added to the root of the bias-corrected second moment."""
     weight_decay: float = 0.0
-    """Decoupled decay of what AdamW trains, but for biases and BatchNorm; multiplied by the rate."""
+    """Decoupled weight decay of AdamW's parameters, except biases and BatchNorm; multiplied by the learning rate."""
     matrix_weight_decay: float = 0.0
-    """Decoupled decay of the matrices; multiplied by the rate."""
+    """Decoupled weight decay of the matrices; multiplied by the learning rate."""
     decay_schedule: Literal["constant", "linear"] = "constant"
-    """linear: both decays shrink linearly to zero over the run."""
+    """linear: both weight decays shrink linearly to zero over the run."""
     momentum_start: float = 0.85
     """Muon's momentum at step 0."""
     momentum_end: float = 0.95
@@ -44,15 +44,15 @@ class OptimizerConfig:
     newton_schulz_steps: int = 5
     """Iterations of Muon's orthogonalization."""
     newton_schulz_dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    """Type of the orthogonalization; auto: float64 in float64 runs, bfloat16 on accelerators, else float32."""
+    """Compute dtype of the orthogonalization; auto: float64 in float64 runs, bfloat16 on accelerators, else float32."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient; 0 switches clipping off."""
     warmup_fraction: float = 0.0
-    """Share of the steps in which the rate grows linearly from 1/n to 1."""
+    """Fraction of the steps over which the learning rate warms up linearly, from 1/n of its peak to the peak."""
     warmdown_fraction: float = 0.2
-    """Share of the steps, at the end, in which the rate shrinks linearly."""
+    """Fraction of the steps, at the end, over which the learning rate decays linearly."""
     final_lr_fraction: float = 0.0
-    """Where the warm-down ends, as a share of the peak rate."""
+    """Learning rate at the end of the warm-down, as a fraction of the peak."""
 
     BOUNDS: ClassVar[dict[str, Bound]] = {
         "matrix_lr": POSITIVE,

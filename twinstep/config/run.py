@@ -1,4 +1,4 @@
-"""A whole run: how it trains, where it runs, what it writes, and all parts together."""
+"""A run: how it trains, where it runs, what it writes, and all parts together."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -12,7 +12,7 @@ from twinstep.errors import UserError
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, on how much at once, in which arithmetic."""
+    """Horizon, batch size, seed, precision and evaluation."""
 
     steps: int = 200
     """Optimizer steps; --target-flops or --tokens-per-parameter set it otherwise."""
@@ -25,19 +25,19 @@ class TrainConfig:
     batch_tokens: int | None = None
     """Tokens per optimizer step, a multiple of --sequence-len; sets --batch-size."""
     accumulation: int = 1
-    """Micro-steps per optimizer step; the gradient is the mean over all unmasked targets of the step."""
+    """Gradient accumulation: micro-steps per optimizer step. The gradient is the mean over all unmasked targets."""
     seed: int = 0
     """Seed of initial weights, data order, dropout and samples."""
     init: Literal["native", "nonzero"] = "native"
     """native: as upstream, head and output projections at zero; nonzero: these too are random."""
     dtype: Dtype = "float32"
-    """Type of the computation; parameters and optimizer state stay float32 (float64 in float64 runs)."""
+    """Compute dtype; parameters and optimizer state stay float32 (float64 in float64 runs)."""
     matmul_precision: Literal["default", "high", "highest"] = "highest"
     """Precision of float32 matrix products on accelerators: default may use TF32 or bfloat16 passes."""
     remat: bool = False
-    """Recompute each block's activations in the backward pass: less memory, more work."""
+    """Rematerialization: recompute each block's activations in the backward pass; less memory, more compute."""
     eval_every: int = 0
-    """Steps between evaluations; always one before and one after; 0: only those and one half way."""
+    """Steps between evaluations, besides one before and one after training; 0: only those two and one half way."""
     eval_batches: int = 8
     """Batches per evaluation, evenly spaced over the validation set; 0: all of it."""
     patience: int = 0
@@ -96,7 +96,7 @@ class OutputConfig:
     out_dir: str | None = None
     """Run directory; the first free runs/jax-MODEL-N or runs/torch-MODEL-N when left out."""
     resume: bool = False
-    """Continue the run in --out-dir (the newest one when left out) from its newest whole checkpoint."""
+    """Continue the run in --out-dir (the newest one when left out) from its newest finished checkpoint."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     save_every: int = 0
@@ -126,7 +126,7 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run. `train`, `optimizer`, `model` and `data` fix every number it computes."""
+    """All of a run. `train`, `optimizer`, `model` and `data` fix every number it computes."""
 
     model: ModelConfig = field(default_factory=GPTConfig)
     data: DataConfig = field(default_factory=CorpusConfig)
