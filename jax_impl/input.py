@@ -9,7 +9,7 @@ from twinstep.data import BatchSource
 
 
 class NumberedBatches:
-    """Random access for Grain: item n is this process's share of global batch n."""
+    """Random access for Grain: item n is this process's shard of global batch n."""
 
     def __init__(self, source: BatchSource, shard: int, shards: int, stop: int):
         self.source, self.shard, self.shards, self.stop = source, shard, shards, stop
@@ -24,7 +24,7 @@ class NumberedBatches:
 def train_batches(
     source: BatchSource, start: int, stop: int, shard: int = 0, shards: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches start ... stop - 1 in order, a few read ahead by threads. The position is the batch's number."""
+    """Batches start ... stop - 1 in order, prefetched by a thread. The position is the batch's number."""
     dataset = grain.MapDataset.source(NumberedBatches(source, shard, shards, stop))[start:]
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 

@@ -23,7 +23,7 @@ from jax_impl.models import Model
 from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.step import Axes, Batch, State, eval_step, init_state, train_step
 from jax_impl.tree import flatten
-from twinstep.config import Config
+from twinstep.config import Config, check_shards
 from twinstep.errors import UserError
 
 AXIS = "data"
@@ -67,12 +67,7 @@ def choose_mode(config: Config) -> str:
         mode = "jit" if devices == 1 and jax.default_backend() == "cpu" else "pmap"
     if mode == "jit" and devices > 1:
         raise UserError(f"--parallel jit uses one device, but there are {devices}; pass --parallel pmap")
-    micro_batch = config.batch_size // config.train.accumulation
-    if mode != "jit" and micro_batch % devices:
-        raise UserError(
-            f"--batch-size {config.batch_size} / --accumulation {config.train.accumulation} = {micro_batch} "
-            f"is not divisible by {devices} devices; pass a multiple of {devices * config.train.accumulation}"
-        )
+    check_shards(config.batch_size, config.train.accumulation, devices)
     return mode
 
 

@@ -23,23 +23,22 @@ from twinstep.cli import parse_train_config
 from twinstep.config import Config, GPTConfig
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
-from twinstep.events import due, evaluation_due
-from twinstep.facts import finished, first_facts, note_evaluation
-from twinstep.flops import flops_per_token, parameter_count
 from twinstep.init import initial_weights
 from twinstep.plot import plot_loss
-from twinstep.resolve import fill_in, sequence_len, units_per_step
+from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation
+from twinstep.resolve import fill_in
 from twinstep.run_dir import (
     TOKENIZER,
     check_data,
     checkpoint_steps,
     create_run,
     lock_run,
+    remove_old,
     remove_unfinished,
     trim_metrics,
     write_run,
 )
-from twinstep.run_log import RunLog, check_trackers
+from twinstep.run_log import RunLog, check_trackers, describe, open_log
 from twinstep.signals import StopRequest
 
 
@@ -54,7 +53,7 @@ def main(argv: list[str]) -> int:
 
     data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
     config = fill_in(config, data)
-    cpu.keep_freed_memory(config)
+    memory = cpu.KEPT if cpu.keep_freed_memory(config) else ""
 
     mode = parallel.choose_mode(config)
     model = make_model(config, parallel.axis_name(mode), parallel.attention(), parallel.scans_blocks(mode))
@@ -88,16 +87,7 @@ def main(argv: list[str]) -> int:
             plot_loss([run], run / "loss.png")
             print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
         return 0
-    log = RunLog(
-        run,
-        config,
-        start=start,
-        units_per_step=units_per_step(config),
-        unit="tokens" if data.tokenizer is not None else "examples",
-        flops_per_step=flops_per_token(config.model, sequence_len(config)) * units_per_step(config),
-        peak_flops=parallel.peak_flops(config),
-        is_main=rank == 0,
-    )
+    log = open_log(run, config, data, start, parallel.peak_flops(config), is_main=rank == 0)
 
     def run_evaluation(step: int) -> bool:
         """Log the held-out metrics; True if they are the best so far."""
@@ -111,12 +101,9 @@ def main(argv: list[str]) -> int:
 
     def run_save() -> None:
         checkpoint.save(manager, steps.global_state(state), facts)
-        remove_old()
-        log.skip_time()
-
-    def remove_old() -> None:
         if rank == 0:
-            checkpoint.remove_old(run, config.output.keep_last)
+            remove_old(run, config.output.keep_last, checkpoint.read_facts)
+        log.skip_time()
 
     def run_sample(step: int) -> None:
         if isinstance(config.model, GPTConfig) and data.tokenizer is not None:
@@ -134,19 +121,20 @@ def main(argv: list[str]) -> int:
         checkpoint.open_manager(run) as manager,
     ):
         processes.first_does(tidy_run)
-        describe(log, config, run, mode, data, resumed, start)
+        resumed_at = start if resumed else None
+        describe(log, data, parallel.describe_devices(mode), newton_schulz_dtype(config), resumed_at, memory)
         if start == 0:
             run_evaluation(0)
         step_metrics: dict[str, jax.Array] = {}
-        pending = None  # the metrics of the step before, fetched while this one runs (on a CPU it has run)
+        pending = None  # the metrics of the previous step, fetched while this step runs (on a CPU it has finished)
         batches = train_batches(data.train, start, config.train.steps, rank, count)
         for step, batch in enumerate(batches, start + 1):
-            gathered = step_metrics.get("signal")  # of the step before
+            gathered = step_metrics.get("signal")  # of the previous step
             state, step_metrics = steps.train(state, steps.place_train_batch(batch), stop.signal or 0)
             record(log, config, model.params, pending)
             pending = (step, step_metrics)
 
-            # Read once: a signal that comes from here on counts at the next step.
+            # Read once: a signal that arrives later counts at the next step.
             agreed = processes.agreed(stop.signal, gathered)
             stopping = agreed is not None
             if stopping:
@@ -157,7 +145,7 @@ def main(argv: list[str]) -> int:
             sampling = due(step, config.output.sample_every) or last
             if not (evaluating or saving or sampling):
                 continue
-            record(log, config, model.params, pending)  # what is not finite ends the run before it is saved
+            record(log, config, model.params, pending)  # raises before a loss that is not finite is saved
             pending = None
             if evaluating:
                 improved = run_evaluation(step)
@@ -173,8 +161,8 @@ def main(argv: list[str]) -> int:
             if last or stopping:
                 break
         checkpoint.finish(manager)
-        remove_old()
         if rank == 0:
+            remove_old(run, config.output.keep_last, checkpoint.read_facts)
             plot_loss([run], run / "loss.png")
         if last:
             log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
@@ -196,25 +184,6 @@ def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[st
         )
     if step % config.output.log_every == 0 or step == 1:
         log.train(step, loss, float(found["learning_rate"]), grad_norm)
-
-
-def describe(log: RunLog, config: Config, run: Path, mode: str, data: Any, resumed: bool, start: int) -> None:
-    """The head of a run: everything that decides what it computes, and on what."""
-    t = config.train
-    log.say(f"{config.model_name}: {parameter_count(config.model):,} parameters, {config.model}")
-    log.say(f"devices: {parallel.describe_devices(mode)}")
-    log.say(
-        f"arithmetic: {t.dtype}, parameters and optimizer state {config.param_dtype}, orthogonalization "
-        f"{newton_schulz_dtype(config)}, matmul precision {t.matmul_precision}, remat {'on' if t.remat else 'off'}"
-    )
-    log.say(
-        f"horizon: {t.steps} steps of {units_per_step(config):,} {log.unit} in {t.accumulation} micro-steps, "
-        f"{flops_per_token(config.model, sequence_len(config)) * units_per_step(config) * t.steps:.3g} FLOPs"
-    )
-    log.say("data: " + ", ".join(f"{name} {value}" for name, value in data.summary.items()))
-    if data.validation_text is not None:
-        log.say(f"gzip -9 makes {data.validation_gzip_bits_per_byte():.4f} bits per byte of the validation text")
-    log.say(f"{'resumed at step ' + str(start) if resumed else 'run'}: {run}")
 
 
 if __name__ == "__main__":

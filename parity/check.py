@@ -31,7 +31,7 @@ from parity.stages import (
     note_idle_decay,
 )
 from parity.trajectory import compare_runs, run_port
-from twinstep.config import Config, to_dict
+from twinstep.config import Config, check_shards, to_dict
 from twinstep.data import Data, load_data
 from twinstep.errors import UserError
 from twinstep.resolve import fill_in
@@ -45,9 +45,7 @@ def check(request: Request) -> Result:
 
     Raises UserError if the configuration cannot run.
     """
-    micro_batch = request.config.batch_size // request.config.train.accumulation
-    if micro_batch % request.devices:
-        raise UserError(f"the {micro_batch} examples of a micro-step cannot be divided by {request.devices} devices")
+    check_shards(request.config.batch_size, request.config.train.accumulation, request.devices)
     if request.config.train.dtype == "float64" and request.devices == 1:
         return check_here(request)
     return check_in_child(request)

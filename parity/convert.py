@@ -18,7 +18,7 @@ from parity.formats import huggingface, jax_run, nanochat, safetensors_folder, t
 from parity.formats.files import read_json
 from parity.formats.snapshot import Snapshot, check_arrays, optimizer_shapes_of, weight_shapes_of
 from twinstep.errors import UserError
-from twinstep.run_dir import CHECKPOINTS, checkpoint_steps
+from twinstep.run_dir import CHECKPOINTS, choose_step
 
 FORMATS = ("jax", "torch", "safetensors", "hf", "nanochat")
 OTHER = {"jax": "torch"}  # what a format becomes when nothing else is asked for; all others become jax
@@ -58,10 +58,8 @@ def detect(source: Path) -> str:
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; pass the folder that holds the model")
     if (source / CHECKPOINTS).is_dir():
-        steps = checkpoint_steps(source)
-        if not steps:
-            raise UserError(f"{source} has no finished checkpoint")
-        return "torch" if (source / CHECKPOINTS / str(steps[-1]) / "facts.json").exists() else "jax"
+        newest = source / CHECKPOINTS / str(choose_step(source, None))
+        return "torch" if (newest / "facts.json").exists() else "jax"
     if nanochat.model_files(source):
         return "nanochat"
     if (source / "config.json").exists():

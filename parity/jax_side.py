@@ -21,7 +21,7 @@ from parity.own_bridge import torch_to_jax
 from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
 from twinstep.config import Config
 from twinstep.data import Data
-from twinstep.facts import first_facts
+from twinstep.progress import first_facts
 
 # The fields of optax's and our own optimizer states, and what torch_side calls them.
 MOMENTS = {"mu": "first_moment", "nu": "second_moment", "momentum": "momentum", "count": "count"}

@@ -151,7 +151,7 @@ COMMON = {
         'bad.jsonl:1 has no string under "text"', (*ON, "bad.jsonl"), put("bad.jsonl", "[1]\n")
     ),
     "parquet that is none": Case(
-        "bad.parquet is not a whole parquet", (*ON, "bad.parquet"), put("bad.parquet", "PAR1")
+        "bad.parquet is not a valid parquet", (*ON, "bad.parquet"), put("bad.parquet", "PAR1")
     ),
     "folder that is not empty": Case(
         "other is not empty .it holds notes",

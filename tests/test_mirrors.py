@@ -18,7 +18,8 @@ JAX_FILES = {
     "aot/compile.py": "compiling for a machine that is not there is XLA's",
     "aot/hlo.py": "reading of XLA's compiled programs",
     "aot/roofline.py": "what a program of XLA's is bound by",
-    "cpu.py": "what XLA on a CPU needs to be told; torch_ref is torch as it comes",
+    "checksum.py": "arrays on several devices have a checksum each; torch_ref's files have a SHA-256 each",
+    "cpu.py": "settings of XLA and the allocator for CPUs; torch_ref runs torch with its defaults",
     "fsdp.py": "dividing parameters among devices; torch_ref shows data parallel only",
     "head_loss.py": "large logits in pieces without a copy in float32; torch_ref makes them whole, as torch users do",
     "models/splash.py": "JAX's Pallas attention kernel for TPUs; torch has scaled_dot_product_attention",
@@ -31,10 +32,9 @@ JAX_FILES = {
 WITHOUT_TWIN: dict[str, tuple[set[str], set[str], str]] = {
     "checkpoint.py": (
         {
-            *("open_manager", "finish", "attempt", "save_error", "first_line"),
-            *("split_state", "array_names", "inspect_arrays", "numpy_checksum", "check_sums"),
+            *("open_manager", "finish", "read_items", "attempt", "name_arrays"),
         },
-        {"training_tensors", "load_training_tensors", "read_file", "sha256", "sync"},
+        {"training_tensors", "load_training_tensors", "read_file"},
         "orbax saves beside training, from arrays on several devices: a manager, and a checksum for each array; "
         "safetensors are files of their own, with a hash each",
     ),

@@ -10,7 +10,7 @@ from twinstep.data import BatchSource
 
 
 class NumberedBatches(Dataset):
-    """Random access for the DataLoader: item n is this process's share of global batch n."""
+    """Random access for the DataLoader: item n is this process's shard of global batch n."""
 
     def __init__(self, source: BatchSource, shard: int, shards: int, stop: int):
         self.source, self.shard, self.shards, self.stop = source, shard, shards, stop
@@ -27,7 +27,8 @@ def train_batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches start ... stop - 1 in order. The position is the batch's number."""
     dataset = NumberedBatches(source, shard, shards, stop)
-    # An iterator draws a seed for its workers. From torch's own generator it would shift dropout after a resume.
+    # An iterator draws a seed for its workers; drawn from torch's default generator, it would change dropout after a
+    # resume.
     generator = torch.Generator()
     return iter(DataLoader(dataset, batch_size=None, sampler=range(start, stop), generator=generator))
 
@@ -40,6 +41,6 @@ def eval_batches(source: BatchSource, limit: int, shard: int = 0, shards: int = 
 
 
 def to_tensors(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """NumPy arrays as tensors of the same bytes; class and token numbers as int64, which torch's losses ask for."""
+    """NumPy arrays as tensors of the same bytes; class and token ids as int64, which torch's losses need."""
     tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
     return {name: t.long() if t.dtype == torch.int32 else t for name, t in tensors.items()}

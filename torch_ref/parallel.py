@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_ref.processes import shard
-from twinstep.config import Config
+from twinstep.config import Config, check_shards
 from twinstep.errors import UserError
 
 
@@ -33,12 +33,7 @@ def choose_mode(config: Config) -> str:
         raise UserError(f"--parallel jit is one process, but torchrun started {processes}; pass --parallel pmap")
     if mode == "pmap" and not dist.is_initialized():
         raise UserError("--parallel pmap needs torchrun: torchrun --nproc-per-node N -m torch_ref.train ...")
-    micro_batch = config.batch_size // config.train.accumulation
-    if micro_batch % processes:
-        raise UserError(
-            f"--batch-size {config.batch_size} / --accumulation {config.train.accumulation} = {micro_batch} "
-            f"is not divisible by {processes} processes; pass a multiple of {processes * config.train.accumulation}"
-        )
+    check_shards(config.batch_size, config.train.accumulation, processes, "processes")
     return mode
 
 

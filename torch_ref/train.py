@@ -23,23 +23,22 @@ from twinstep.cli import parse_train_config
 from twinstep.config import Config
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
-from twinstep.events import due, evaluation_due
-from twinstep.facts import finished, first_facts, note_evaluation
-from twinstep.flops import flops_per_token, parameter_count
 from twinstep.init import initial_weights
 from twinstep.plot import plot_loss
-from twinstep.resolve import fill_in, sequence_len, units_per_step
+from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation
+from twinstep.resolve import fill_in
 from twinstep.run_dir import (
     TOKENIZER,
     check_data,
     checkpoint_steps,
     create_run,
     lock_run,
+    remove_old,
     remove_unfinished,
     trim_metrics,
     write_run,
 )
-from twinstep.run_log import RunLog, check_trackers
+from twinstep.run_log import RunLog, check_trackers, describe, open_log
 from twinstep.signals import StopRequest
 
 
@@ -47,6 +46,7 @@ def main(argv: list[str]) -> int:
     config = parse_train_config("python -m torch_ref.train", argv, "torch")
     processes.initialize(config)
     run, resumed = Path(processes.text_of_first(config.output.out_dir or "")), config.output.resume
+    rank, count = processes.shard()
     check_trackers(config)
     parallel.set_precision(config)
 
@@ -61,7 +61,6 @@ def main(argv: list[str]) -> int:
     model.to(device)
     optimizers = setup_optimizers(config, model)
     wrapped = parallel.wrap(model, mode)
-    rank, count = processes.shard()
     facts = first_facts(config)
 
     saved = checkpoint_steps(run) if resumed else []
@@ -78,18 +77,10 @@ def main(argv: list[str]) -> int:
         if rank == 0:
             plot_loss([run], run / "loss.png")
             print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
+        del wrapped  # it would hold the process group past its end
         processes.close()
         return 0
-    log = RunLog(
-        run,
-        config,
-        start=start,
-        units_per_step=units_per_step(config),
-        unit="tokens" if data.tokenizer is not None else "examples",
-        flops_per_step=flops_per_token(config.model, sequence_len(config)) * units_per_step(config),
-        peak_flops=parallel.peak_flops(config),
-        is_main=rank == 0,
-    )
+    log = open_log(run, config, data, start, parallel.peak_flops(config), is_main=rank == 0)
 
     def place(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -109,7 +100,7 @@ def main(argv: list[str]) -> int:
     def run_save(step: int) -> None:
         if rank == 0:
             checkpoint.save(run, step, model, optimizers, facts)
-            checkpoint.remove_old(run, config.output.keep_last)
+            remove_old(run, config.output.keep_last, checkpoint.read_facts)
         log.skip_time()
 
     def run_sample(step: int) -> None:
@@ -124,7 +115,8 @@ def main(argv: list[str]) -> int:
         if rank == 0:
             trim_metrics(run, saved[-1] if saved else None)
             remove_unfinished(run)
-        describe(log, config, run, mode, data, resumed, start)
+        resumed_at = start if resumed else None
+        describe(log, data, parallel.describe_devices(mode), newton_schulz_dtype(config), resumed_at)
         model.train()
         if start == 0:
             run_evaluation(0)
@@ -133,7 +125,7 @@ def main(argv: list[str]) -> int:
             step_metrics = train_step(config, wrapped, optimizers, step - 1, place(batch))
             record(log, config, model, step, step_metrics)
 
-            stop.signal = processes.agreed(stop.signal)  # read once: it may come at any time
+            stop.signal = processes.agreed(stop.signal)  # read once: it may arrive at any time
             stopping = stop.signal is not None
             last = step == config.train.steps
             evaluating = evaluation_due(config, step)
@@ -174,25 +166,6 @@ def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict
         )
     if step % config.output.log_every == 0 or step == 1:
         log.train(step, loss, found["learning_rate"], grad_norm)
-
-
-def describe(log: RunLog, config: Config, run: Path, mode: str, data: Any, resumed: bool, start: int) -> None:
-    """The head of a run: everything that decides what it computes, and on what."""
-    t = config.train
-    log.say(f"{config.model_name}: {parameter_count(config.model):,} parameters, {config.model}")
-    log.say(f"devices: {parallel.describe_devices(mode)}")
-    log.say(
-        f"arithmetic: {t.dtype}, parameters and optimizer state {config.param_dtype}, orthogonalization "
-        f"{newton_schulz_dtype(config)}, matmul precision {t.matmul_precision}, remat {'on' if t.remat else 'off'}"
-    )
-    log.say(
-        f"horizon: {t.steps} steps of {units_per_step(config):,} {log.unit} in {t.accumulation} micro-steps, "
-        f"{flops_per_token(config.model, sequence_len(config)) * units_per_step(config) * t.steps:.3g} FLOPs"
-    )
-    log.say("data: " + ", ".join(f"{name} {value}" for name, value in data.summary.items()))
-    if data.validation_text is not None:
-        log.say(f"gzip -9 makes {data.validation_gzip_bits_per_byte():.4f} bits per byte of the validation text")
-    log.say(f"{'resumed at step ' + str(start) if resumed else 'run'}: {run}")
 
 
 if __name__ == "__main__":

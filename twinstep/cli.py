@@ -12,8 +12,8 @@ import tyro
 
 from twinstep.config import MODELS, Config, flag, from_dict, to_dict
 from twinstep.errors import UserError
-from twinstep.facts import PLACES
 from twinstep.presets import DEFAULTS, PRESETS
+from twinstep.progress import PLACES
 
 Options = TypeVar("Options")
 
@@ -38,7 +38,7 @@ def parse_train_config(prog: str, argv: list[str], run_prefix: str) -> Config:
 
 
 def parse_flags(prog: str, default: Options, argv: list[str]) -> Options:
-    """Flags over a dataclass of defaults. tyro's complaint of several lines becomes one UserError."""
+    """Flags over a dataclass of defaults. tyro's error message of several lines becomes one UserError."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -74,7 +74,7 @@ def _split_model(argv: list[str]) -> tuple[str, str | None, list[str]]:
 
 
 def _find_value(words: list[str], name: str) -> tuple[str | None, slice]:
-    """The last value given for a flag, as `--name VALUE` or `--name=VALUE`, and where it stands; None if it isn't."""
+    """The last value given for a flag, as `--name VALUE` or `--name=VALUE`, and its place; None if absent."""
     value, place = None, slice(0, 0)
     for at, word in enumerate(words):
         key, equals, rest = word.partition("=")
@@ -90,7 +90,7 @@ def _parse_resumed(prog: str, model: str, preset: str | None, rest: list[str], r
     saved = read_run_config(run)
     if saved.model_name != model:
         raise UserError(f"{run} holds a run of {saved.model_name}, not of {model}; pass that model's name")
-    # The processes of the run's last start are not those of this one.
+    # Coordinator and processes belong to one start of a run: they are not taken over.
     devices = replace(saved.devices, coordinator=None, num_processes=None, process_id=None)
     saved = replace(saved, devices=devices, output=replace(saved.output, out_dir=str(run), resume=True))
     config = parse_flags(prog, saved, rest)
@@ -101,7 +101,7 @@ def _parse_resumed(prog: str, model: str, preset: str | None, rest: list[str], r
 
 
 def _check_same(config: Config, saved: Config, run: Path) -> None:
-    """Raises UserError for the first field that would change what a run computes. Where its data lies may change."""
+    """Raises UserError for the first field that would change what a run computes; paths to its data may change."""
     for part in ("model", "data", "optimizer", "train"):
         ours, theirs = to_dict(config)[part], to_dict(saved)[part]
         for name in ours:

@@ -19,13 +19,20 @@ class RunError(UserError):
 def not_finite(step: int, what: str, finite: Mapping[str, bool], saved: Sequence[int]) -> RunError:
     """The end of a run whose numbers overflowed.
 
-    finite: for each tensor by name, whether all its numbers are finite. saved: the steps of the whole checkpoints.
+    finite: for each tensor by name, whether all its numbers are finite. saved: the steps of the finished checkpoints.
     """
     tensor = next((name for name, is_finite in finite.items() if not is_finite), "no single tensor")
     kept = f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was saved before"
     return RunError(
-        f"step {step}: {what}; not finite: {tensor}; {kept}; start a new run with lower rates or a longer warm-up"
+        f"step {step}: {what}; not finite: {tensor}; {kept}; start a new run with lower learning rates or a longer "
+        "warm-up"
     )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters; the error's type if it has no message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
 
 
 def run_command(main: Callable[[list[str]], int], argv: list[str] | None = None) -> int:

@@ -2,12 +2,12 @@
 
 `flops_per_token` counts as upstream does (karpathy/nanochat, nanochat/gpt.py, `estimate_flops`; the 6 and the 12 are
 those of arXiv:2204.02311, appendix B): it sets horizons and MFU, so that figures compare with published ones.
-`matrix_flops_per_step` counts what the matrix products of one step really need: attention only as far as the causal
-mask lets it see, and Newton-Schulz, which upstream leaves out. The benchmarks set it beside the measured peak.
+`matrix_flops_per_step` counts what the matrix products of one step really need: attention below the causal mask
+only, and Newton-Schulz, which upstream leaves out. The benchmarks compare it with the measured peak.
 
 A multiply-add is two operations. Backward takes twice forward: one product for the input's gradient, one for the
-weight's. Recomputation (rematerialisation, attention's own) is never counted: it is a cost, not work asked for.
-For classifiers a token is an example. Element-wise work is not counted.
+weight's. What rematerialization and attention's backward pass recompute is not counted, nor is element-wise work.
+For classifiers a token is an example.
 """
 
 from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, ModelConfig
@@ -44,7 +44,7 @@ def matrix_shapes(model: ModelConfig) -> dict[str, tuple[int, int]]:
 
 
 def parameter_count(model: ModelConfig) -> int:
-    """All trained numbers: matrices, embedding tables, biases, BatchNorm's scale and shift."""
+    """All trained parameters: matrices, embedding tables, biases, BatchNorm's scale and shift."""
     matrices = sum(rows * columns for rows, columns in matrix_shapes(model).values())
     match model:
         case GPTConfig():
@@ -58,7 +58,7 @@ def parameter_count(model: ModelConfig) -> int:
 
 
 def flops_per_token(model: ModelConfig, sequence_len: int = 1) -> int:
-    """Forward and backward of one token: 6 per number of a matrix, and 12 L H C T for gpt's attention, mask ignored."""
+    """Forward and backward of one token: 6 per matrix element, and 12 L H C T for gpt's attention, mask ignored."""
     flops = 6 * sum(rows * columns for rows, columns in matrix_shapes(model).values())
     if isinstance(model, GPTConfig):
         flops += 12 * model.depth * model.heads * model.head_dim * sequence_len
@@ -70,7 +70,7 @@ def matrix_flops_per_step(config: Config, sequence_len: int = 1) -> int:
     model, sequences = config.model, config.batch_size
     flops = 6 * sequences * sequence_len * sum(rows * columns for rows, columns in matrix_shapes(model).values())
     if isinstance(model, GPTConfig):
-        # Query t meets t + 1 keys in each of two products, forward; backward makes four more of that size.
+        # Query t attends to t + 1 keys in two products of the forward pass; backward has four more of that size.
         pairs = sequence_len * (sequence_len + 1) // 2
         flops += 3 * 2 * 2 * sequences * model.depth * model.heads * model.head_dim * pairs
     return flops + newton_schulz_flops(config)

@@ -1,4 +1,4 @@
-"""What both `generate` commands share: their flags, the random numbers, and tokens turned into text as they come.
+"""What both `generate` commands share: their flags, the random numbers, and the decoding of tokens to text.
 
 Shapes: B sequences.
 """
@@ -87,7 +87,7 @@ def tokenizer_of(config: Config, run: Path) -> Tokenizer:
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
-    """(T,) int32: the mark that begins a document, then the prompt."""
+    """(T,) int32: the BOS token, then the prompt."""
     return np.concatenate([np.array([tokenizer.bos], np.int32), tokenizer.encode(prompt)])
 
 
@@ -103,8 +103,8 @@ def uniform_numbers(seed: int, samples: int, tokens: int) -> np.ndarray:
 class TextStream:
     """Text from tokens, one at a time.
 
-    A character is given out when all its bytes are there, and what may be the beginning of `stop` when it turns
-    out not to be; bytes that can't become UTF-8 are U+FFFD. `stopped` is true from `stop` on.
+    A character is held back until all its bytes are there, and what may be the beginning of `stop` until it is clear
+    that it is not; bytes that are not UTF-8 become U+FFFD. `stopped` is true from `stop` on.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: str | None = None):
@@ -114,7 +114,7 @@ class TextStream:
         self._held = ""
 
     def push(self, token: int) -> str:
-        """What can be given out now; NO_TOKEN adds nothing."""
+        """The text that is complete now; NO_TOKEN adds nothing."""
         return "" if token == NO_TOKEN else self._release(self._tokenizer.to_bytes([token]), final=False)
 
     def close(self) -> str:

@@ -17,15 +17,15 @@ Init = Literal["native", "nonzero"]
 
 
 class Rule(NamedTuple):
-    """How parameters whose whole name matches `pattern` start: `native` as the original, `nonzero` for parity."""
+    """How parameters whose full name matches `pattern` start: `native` as upstream, `nonzero` for parity."""
 
     pattern: str
     native: str
     nonzero: str
 
 
-# gpt: karpathy/nanochat, nanochat/gpt.py, `init_weights`. Its zero head and projections make the first
-# gradients of whole layers vanish, which would make a comparison of them empty: hence `nonzero`.
+# gpt: karpathy/nanochat, nanochat/gpt.py, `init_weights`. With its zero head and projections the first gradients of
+# most layers are zero, and comparing them would show nothing: hence `nonzero`.
 # The classifiers start as torch.nn.Linear and torch.nn.BatchNorm1d do.
 RULES = (
     Rule(r"wte\.weight", "unit_normal", "unit_normal"),

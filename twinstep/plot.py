@@ -28,7 +28,7 @@ def plot_loss(runs: Sequence[Path], out: Path) -> None:
     """
     import matplotlib
 
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of its cache, once per machine
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports its font cache, once per machine
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -62,6 +62,6 @@ def plot_loss(runs: Sequence[Path], out: Path) -> None:
 
 
 def distinct_names(runs: Sequence[Path]) -> list[str]:
-    """The folders' own names, or whole paths where two folders have one name."""
+    """The folders' own names, or their paths where two folders have the same name."""
     names = [run.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]

@@ -38,8 +38,8 @@ DEFAULTS: dict[str, Config] = {
     ),
 }
 
-# Chosen by `--preset`. `parity` leaves no blind spot: grouped key/value heads, nothing square that need not be,
-# masked targets; `nanochat-d20` is upstream's speedrun model.
+# Chosen by `--preset`. `parity` uses every feature: grouped key/value heads, non-square matrices, masked targets;
+# `nanochat-d20` is upstream's speedrun model.
 PRESETS: dict[str, Config] = {
     "parity": Config(
         model=GPTConfig(depth=2, d_model=128, head_dim=32, kv_heads=2, vocab_size=256),

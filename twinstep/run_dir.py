@@ -1,6 +1,6 @@
 """Layout of a run directory, and its metrics log.
 
-config.json     the whole configuration, sizes filled in
+config.json     the configuration, sizes filled in
 data.json       what was read: files, bytes, SHA-256 of the data and of the tokenizer
 metrics.jsonl   one object per line, each with `step`, the optimizer steps done
 loss.png        the curves
@@ -8,16 +8,18 @@ tokenizer.json  where one was trained
 checkpoints/    one folder per step
 """
 
+import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from twinstep.config import Config, to_dict
-from twinstep.errors import RunError, UserError
+from twinstep.errors import RunError, UserError, first_line
 
 if TYPE_CHECKING:
     from twinstep.data import Tokenizer
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TOKENIZER = "tokenizer.json"
-UNFINISHED = (".tmp", ".removed")  # endings of what a killed process leaves among the checkpoints, orbax's aside
+UNFINISHED = (".tmp", ".removed")  # what a killed process leaves among the checkpoints; orbax has its own suffix
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside, then rename: a reader sees the old file or the new, never a part. Raises OSError."""
+    """Write a temporary file, then rename it: a reader sees the old file or the new, never a part. Raises OSError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
@@ -40,6 +42,32 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write to, renamed to `folder` at the end, or deleted after an error."""
+    beside = folder.with_name(f"{folder.name}.tmp")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        os.replace(beside, folder)
+    except Exception:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk: a folder's new name must not get there before them."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def create_run(run: Path) -> None:
@@ -97,7 +125,7 @@ def lock_run(run: Path) -> IO[bytes]:
 
 
 def check_data(run: Path, data_summary: dict[str, Any]) -> None:
-    """Raises UserError if the data has changed since the run began: its batches would be others.
+    """Raises UserError if the data has changed since the run began: its batches would be different ones.
 
     A run that was converted from weights alone has an empty data.json: what it is first trained on is recorded.
     """
@@ -137,7 +165,7 @@ def append_metrics(run: Path, record: dict[str, Any]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All whole lines of metrics.jsonl; a torn last line is left out. Raises UserError if there is no log."""
+    """All complete lines of metrics.jsonl; a torn last line is left out. Raises UserError if there is no log."""
     try:
         text = (run / METRICS).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -165,16 +193,45 @@ def trim_metrics(run: Path, step: int | None) -> None:
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """Steps of the whole checkpoints, ascending; unfinished ones have other names and are not listed."""
+    """Steps of the finished checkpoints, ascending; unfinished ones have other names and are not listed."""
     folder = run / CHECKPOINTS
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
 
 
-def remove_old(run: Path, keep_last: int, best_step: int | None) -> None:
-    """Remove all checkpoints but the newest `keep_last` and that of `best_step`."""
-    for step in checkpoint_steps(run)[:-keep_last]:
+def choose_step(run: Path, step: int | None) -> int:
+    """The step asked for, or the newest. Raises UserError if there is no finished checkpoint of it."""
+    steps = checkpoint_steps(run)
+    if not steps:
+        raise UserError(f"{run} has no finished checkpoint")
+    if step is not None and step not in steps:
+        raise UserError(f"{run} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    return steps[-1] if step is None else step
+
+
+def damaged(run: Path, step: int, why: str) -> UserError:
+    """What to do about a checkpoint that cannot be used."""
+    older = [s for s in checkpoint_steps(run) if s < step]
+    mend = f"delete that folder to go back to step {older[-1]}" if older else "there is no older one: start a new run"
+    return UserError(f"checkpoint {run / CHECKPOINTS / str(step)} cannot be read: {why}; {mend}")
+
+
+def cannot_save(step: int | None, error: Exception) -> RunError:
+    """What to do about a checkpoint that could not be written; None where its step is not known."""
+    at = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
+    return RunError(
+        f"cannot save {at}: {first_line(error)}; earlier checkpoints are intact: make room and pass --resume"
+    )
+
+
+def remove_old(run: Path, keep_last: int, read_facts: Callable[[Path, int], dict[str, Any]]) -> None:
+    """Remove all checkpoints but the newest `keep_last`, and the best that the newest of them knows of."""
+    steps = checkpoint_steps(run)
+    if len(steps) <= keep_last:
+        return
+    best_step = read_facts(run, steps[-1])["best_step"]
+    for step in steps[:-keep_last]:
         if step != best_step:
-            # Under its own name a half removed checkpoint would pass for a whole one.
+            # Under its own name a half removed checkpoint would pass for a finished one.
             removed = run / CHECKPOINTS / f"{step}.removed"
             os.replace(run / CHECKPOINTS / str(step), removed)
             shutil.rmtree(removed, ignore_errors=True)

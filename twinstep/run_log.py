@@ -1,4 +1,4 @@
-"""What a run shows and records: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
+"""The log of a run: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
 
 import importlib.util
 import os
@@ -13,15 +13,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twinstep.config import Config
-from twinstep.errors import UserError
+from twinstep.data import Data
+from twinstep.errors import UserError, first_line
+from twinstep.flops import flops_per_token, parameter_count
+from twinstep.resolve import sequence_len, units_per_step
 from twinstep.run_dir import append_metrics, write_atomically
 
-# Control characters but for line end and tab: a sample of an untrained model must not drive the terminal.
+# Control characters except line end and tab: a sample of an untrained model must not control the terminal.
 CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
 
 
 class RunConsole(Console):
-    """Standard output. A run outlives it: when whoever reads it is gone, training goes on in silence."""
+    """Standard output. When its reader goes away (`| head`), training goes on without output."""
 
     def on_broken_pipe(self) -> None:
         """Called by rich when nobody reads standard output any more."""
@@ -69,13 +72,13 @@ class RunLog:
             tracker.close()
 
     def say(self, text: str) -> None:
-        """Text above the progress bar, in what standard output can show of it."""
+        """Print text above the progress bar; what standard output cannot encode is escaped."""
         encoding = self.console.encoding
         text = text.translate(CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
         self.console.print(text, markup=False, soft_wrap=True)
 
     def skip_time(self) -> None:
-        """What happened since the last step (an evaluation, a save) is no part of the training speed."""
+        """Leave the time since the last step (an evaluation, a save) out of the training speed."""
         self.last_time = time.perf_counter()
 
     def train(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> None:
@@ -112,13 +115,50 @@ class RunLog:
             tracker.write(record)
 
 
+def open_log(run: Path, config: Config, data: Data, start: int, peak_flops: float | None, is_main: bool) -> RunLog:
+    """The log of a run from step `start` on: it counts tokens where the data is text, else examples."""
+    return RunLog(
+        run,
+        config,
+        start=start,
+        units_per_step=units_per_step(config),
+        unit="tokens" if data.tokenizer is not None else "examples",
+        flops_per_step=flops_per_token(config.model, sequence_len(config)) * units_per_step(config),
+        peak_flops=peak_flops,
+        is_main=is_main,
+    )
+
+
+def describe(
+    log: RunLog, data: Data, devices: str, orthogonalization: object, resumed_at: int | None, memory: str = ""
+) -> None:
+    """The first lines of a run: everything that decides what it computes, and on what."""
+    config, t = log.config, log.config.train
+    log.say(f"{config.model_name}: {parameter_count(config.model):,} parameters, {config.model}")
+    log.say(f"devices: {devices}")
+    if memory:
+        log.say(f"memory: {memory}")
+    log.say(
+        f"arithmetic: {t.dtype}, parameters and optimizer state {config.param_dtype}, orthogonalization "
+        f"{orthogonalization}, matmul precision {t.matmul_precision}, remat {'on' if t.remat else 'off'}"
+    )
+    log.say(
+        f"horizon: {t.steps} steps of {log.units_per_step:,} {log.unit} in {t.accumulation} micro-steps, "
+        f"{log.flops_per_step * t.steps:.3g} FLOPs"
+    )
+    log.say("data: " + ", ".join(f"{name} {value}" for name, value in data.summary.items()))
+    if data.validation_text is not None:
+        log.say(f"gzip -9 makes {data.validation_gzip_bits_per_byte():.4f} bits per byte of the validation text")
+    log.say(f"{'run' if resumed_at is None else f'resumed at step {resumed_at}'}: {log.run}")
+
+
 class TensorBoard:
     """Event files under RUN/tensorboard, by tensorboardX; those past the step of a resume no longer count."""
 
     def __init__(self, run: Path, start: int):
         from tensorboardX import SummaryWriter
 
-        # Event files are named by the second: the suffix keeps a quick resume from writing over the last one.
+        # Event files are named by the second: with the suffix, a quick resume does not overwrite the last one.
         self.writer = SummaryWriter(
             str(run / "tensorboard"), purge_step=start + 1 if start else None, filename_suffix=f".{start}"
         )
@@ -181,6 +221,7 @@ def open_trackers(run: Path, config: Config, start: int) -> list[TensorBoard | W
         if config.output.wandb:
             trackers.append(WeightsAndBiases(run, config))
     except Exception as error:  # whatever the packages raise: no account, no network, a full disk
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot open the tracker: {reason}; leave --tensorboard and --wandb out of {run}") from error
+        raise UserError(
+            f"cannot open the tracker: {first_line(error)}; leave --tensorboard and --wandb out of {run}"
+        ) from error
     return trackers

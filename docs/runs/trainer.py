@@ -183,7 +183,7 @@ OPTIONS = {
     "metric_for_best_model": 'torch_ref/train.py main > "improved = "',
     "logging_steps": 'torch_ref/train.py record > "if step %"',
     "save_steps": 'torch_ref/train.py main > "saving = "',
-    "save_total_limit": 'torch_ref/train.py main.run_save > "checkpoint.remove_old"',
+    "save_total_limit": 'torch_ref/train.py main.run_save > "remove_old"',
     "seed": 'torch_ref/train.py main > "torch.manual_seed"',
 }
 

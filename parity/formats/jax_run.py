@@ -12,11 +12,12 @@ from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import State, init_state
 from jax_impl.tree import flatten
-from parity.formats.run_files import choose_step, read_files, write_files
+from parity.formats.run_files import read_files, write_files
 from parity.formats.snapshot import Snapshot, weight_shapes_of
 from twinstep.config import Config
 from twinstep.errors import UserError
-from twinstep.facts import first_facts
+from twinstep.progress import first_facts
+from twinstep.run_dir import choose_step
 
 # The fields of optax's and our own states, and what torch calls the same arrays.
 TORCH_NAMES = {"mu": "exp_avg", "nu": "exp_avg_sq", "momentum": "momentum_buffer"}

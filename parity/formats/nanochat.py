@@ -24,8 +24,8 @@ from parity.formats.files import read_json, read_tokenizer, read_torch, write_js
 from parity.formats.snapshot import Snapshot, as_numpy, check_names, weight_shapes_of
 from twinstep.config import Config, CorpusConfig, GPTConfig, from_dict, to_dict
 from twinstep.errors import UserError
-from twinstep.facts import numbers
 from twinstep.presets import PRESETS
+from twinstep.progress import numbers
 from twinstep.resolve import horizon
 from twinstep.run_dir import METRICS
 

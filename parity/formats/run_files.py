@@ -8,20 +8,9 @@ from parity.formats.files import read_tokenizer, write_json, write_tokenizer
 from parity.formats.snapshot import Snapshot
 from twinstep.cli import read_run_config
 from twinstep.config import Config, to_dict
-from twinstep.errors import UserError
-from twinstep.run_dir import CHECKPOINTS, METRICS, checkpoint_steps, read_metrics
+from twinstep.run_dir import CHECKPOINTS, METRICS, read_metrics
 
 DATA = "data.json"
-
-
-def choose_step(run: Path, step: int | None) -> int:
-    """The step asked for, or the newest. Raises UserError if there is no such checkpoint."""
-    steps = checkpoint_steps(run)
-    if not steps:
-        raise UserError(f"{run} has no finished checkpoint")
-    if step is not None and step not in steps:
-        raise UserError(f"{run} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-    return steps[-1] if step is None else step
 
 
 def read_files(run: Path, step: int) -> tuple[Config, str | None, dict[str, bytes]]:

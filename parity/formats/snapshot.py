@@ -11,7 +11,7 @@ from torch_ref.models import make_model, weight_shapes
 from torch_ref.optimizer import label_parameters, optimizer_groups
 from twinstep.config import Config
 from twinstep.errors import UserError
-from twinstep.facts import Facts
+from twinstep.progress import Facts
 
 # The state that each algorithm keeps for a parameter, under torch's names; all of the parameter's shape.
 STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",), "sgd": ()}
@@ -24,8 +24,8 @@ class Snapshot(NamedTuple):
 
     config: sizes filled in. step: optimizer steps done, 0 where `optimizer` is None. weights: parameters and buffers
     by name. optimizer: "parameter/state name" -> array, None where there is none yet. facts: see
-    `twinstep.facts`; None in formats that have none. tokenizer: the text of tokenizer.json. files: what a run directory
-    holds beside, by name.
+    `twinstep.progress`; None in formats that have none. tokenizer: the text of tokenizer.json. files: what a run
+    directory holds beside, by name.
     """
 
     config: Config

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import torch
 
-from parity.formats.run_files import choose_step, read_files, write_files
+from parity.formats.run_files import read_files, write_files
 from parity.formats.snapshot import Snapshot, optimizer_shapes_of, weight_shapes_of
 from torch_ref.checkpoint import load_training_tensors, restore, save, training_tensors
 from torch_ref.models import TORCH_ONLY, load_weights, make_model
 from torch_ref.optimizer import setup_optimizers
 from twinstep.errors import UserError
-from twinstep.facts import first_facts
+from twinstep.progress import first_facts
+from twinstep.run_dir import choose_step
 
 
 def read(run: Path, step: int | None) -> Snapshot:

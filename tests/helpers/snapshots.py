@@ -18,7 +18,7 @@ from twinstep.config import (
     TabularConfig,
     TrainConfig,
 )
-from twinstep.facts import first_facts
+from twinstep.progress import first_facts
 
 GPT = Config(
     model=GPTConfig(depth=2, d_model=32, head_dim=8, kv_heads=2, vocab_size=256),

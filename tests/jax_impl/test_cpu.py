@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from jax_impl import cpu
+from tests.helpers.trust import train
+from twinstep.cli import parse_train_config
 from twinstep.config import Config, GPTConfig
 
 FAULTS = """
@@ -49,6 +51,22 @@ def test_an_option_that_xla_does_not_know_is_left_out(fresh_options, monkeypatch
 
 def test_a_model_with_large_logits_gives_its_memory_back():
     assert not cpu.keep_freed_memory(Config(model=GPTConfig(vocab_size=2**17)))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_a_flag_refuses_both_settings(monkeypatch):
+    monkeypatch.setattr(cpu.jax.config, "update", lambda name, value: pytest.fail(f"{name} was set"))
+    refused = parse_train_config("train", ["linear", "--no-keep-freed-memory", "--out-dir", "run"], "jax")
+    assert not cpu.keep_freed_memory(refused)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_a_run_says_that_memory_is_kept_unless_it_is_refused(tmp_path, capsys):
+    argv = ["linear", "--steps", "1", "--eval-batches", "1", "--batch-size", "8", "--out-dir"]
+    assert train("jax", [*argv, str(tmp_path / "kept")]) == 0
+    assert f"memory: {cpu.KEPT}\n" in capsys.readouterr().out
+    assert train("jax", [*argv, str(tmp_path / "refused"), "--no-keep-freed-memory"]) == 0
+    assert "memory:" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")

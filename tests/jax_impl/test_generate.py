@@ -23,10 +23,10 @@ from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUC
 from twinstep.config import Config
 from twinstep.data import ByteTokenizer
 from twinstep.errors import run_command
-from twinstep.facts import first_facts
 from twinstep.generation import NO_TOKEN
 from twinstep.init import initial_weights
 from twinstep.presets import DEFAULTS
+from twinstep.progress import first_facts
 from twinstep.run_dir import create_run, write_run
 
 

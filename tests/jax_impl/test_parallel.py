@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from jax_impl import fsdp, parallel
-from jax_impl.checkpoint import inspect_arrays
+from jax_impl.checksum import inspect_arrays
 from jax_impl.mesh import array_spec, shard_dim
 from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer

@@ -109,7 +109,7 @@ def test_long_runs_are_watched_at_ten_steps_the_first_three_and_the_last_among_t
 
 
 def test_every_batch_of_a_micro_step_must_fall_to_a_device():
-    with pytest.raises(UserError, match="16 examples of a micro-step cannot be divided by 3 devices"):
+    with pytest.raises(UserError, match="= 16 is not divisible by 3 devices; pass a multiple of 6"):
         check(Request(subject("linear", "float64", 3, 0), devices=3))
 
 

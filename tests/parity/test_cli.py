@@ -32,7 +32,7 @@ BAD = {
     "steps that are no number": (["check", "--steps", "ten"], "invalid int value: 'ten'"),
     "too few steps": (["check", "--steps", "2"], "--steps is 2; a check needs at least 3"),
     "no devices": (["check", "--devices", "0"], "--devices is 0; it must be at least 1"),
-    "devices that cannot share": (["check", "linear", "--devices", "3"], "16 examples .* divided by 3 devices"),
+    "devices that cannot share": (["check", "linear", "--devices", "3"], "= 16 is not divisible by 3 devices"),
     "no checkpoint": (["check", "--torch-checkpoint", "nowhere"], "nowhere"),
     "a folder of others": ([*CHECK, "--out-dir", "."], "holds notes.txt and no report; pass --out-dir"),
     "a file for a folder": ([*CHECK, "--out-dir", "notes.txt"], "cannot use --out-dir notes.txt"),

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from torch_ref.checkpoint import load_params, read_facts, remove_old, restore, save, training_tensors
+from torch_ref.checkpoint import load_params, read_facts, restore, save, training_tensors
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.optimizer import setup_optimizers
 from torch_ref.step import train_step
 from twinstep.config import Config, MLPConfig, OptimizerConfig, TabularConfig
 from twinstep.errors import RunError, UserError
-from twinstep.facts import first_facts
 from twinstep.init import initial_weights
-from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, write_run
+from twinstep.progress import first_facts
+from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, remove_old, write_run
 
 CONFIG = Config(model=MLPConfig(features=6, classes=3, hidden=5), data=TabularConfig())
 
@@ -87,7 +87,7 @@ def test_the_last_ones_and_the_best_are_kept(run):
     model, optimizers = make_trained()
     for step in (1, 2, 3, 4, 5):
         save(run, step, model, optimizers, {**first_facts(CONFIG), "best_step": 2})
-        remove_old(run, 2)
+        remove_old(run, 2, read_facts)
     assert checkpoint_steps(run) == [2, 4, 5]
 
 
@@ -95,7 +95,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(run):
     with pytest.raises(UserError, match="has no finished checkpoint"):
         load_params(run)
     save(run, 3, *make_trained(), first_facts(CONFIG))
-    with pytest.raises(UserError, match=r"has no checkpoint of step 4; there are \[3\]"):
+    with pytest.raises(UserError, match=r"has no checkpoint of step 4; there are 3"):
         load_params(run, 4)
     with pytest.raises(UserError, match="no run in"):
         load_params(run / "nowhere")

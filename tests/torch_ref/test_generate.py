@@ -14,10 +14,10 @@ from torch_ref.sampling import filter_logits, sample
 from twinstep.config import Config
 from twinstep.data import ByteTokenizer
 from twinstep.errors import run_command
-from twinstep.facts import first_facts
 from twinstep.generation import NO_TOKEN
 from twinstep.init import initial_weights
 from twinstep.presets import DEFAULTS
+from twinstep.progress import first_facts
 from twinstep.run_dir import create_run, write_run
 
 

@@ -1,4 +1,4 @@
-"""From files to the token stream: formats, split, marks, the default corpus."""
+"""From files to the token stream: formats, split, BOS tokens, the default corpus."""
 
 import gzip
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import corpora
-from twinstep.data.documents import PIECE
+from twinstep.data.documents import CHUNK
 
 
 def stdlib_files() -> list[Path]:
@@ -57,8 +57,8 @@ def test_the_gzip_baseline_is_that_of_the_validation_text():
 @pytest.mark.parametrize("options", [{}, {"tokenizer": "bpe", "bpe_vocab_size": 300}], ids=["bytes", "bpe"])
 def test_txt_jsonl_and_parquet_give_one_stream(tmp_path, options):
     texts = corpora.documents(45)
-    texts[3] = "a line that is long\n" * (2 * PIECE // 20)  # more than one piece
-    texts[41] = "世" * (PIECE + 5)  # no line end to cut at, a chunk's end within a character
+    texts[3] = "a line that is long\n" * (2 * CHUNK // 20)  # more than one chunk
+    texts[41] = "世" * (CHUNK + 5)  # no line end to cut at, a chunk's end within a character
     loaded = [
         corpora.load(corpora.write(tmp_path / name, texts), sequence_len=512, **options)
         for name in ("folder", "lines.jsonl", "rows.parquet")
@@ -117,11 +117,11 @@ def test_many_files_hold_out_every_20th_file_with_all_its_documents(tmp_path):
         ("0123456789" * 400, "0123456789" * 20),  # no line end: exactly the last twentieth
         ("\n" + "0123456789" * 400, None),  # the only line end lies before the cut
         ("世界" * 1000 + "x", None),  # the cut falls inside a character
-        ("first\n" * 60_000, None),  # several pieces
+        ("first\n" * 60_000, None),  # several chunks
         ("世" * 150_000, None),
-        ("x" * (20 * PIECE), "x" * PIECE),  # the cut falls between two pieces
+        ("x" * (20 * CHUNK), "x" * CHUNK),  # the cut falls between two chunks
     ],
-    ids=["lines", "no-lines", "early-line", "wide-characters", "long-lines", "long-wide", "between-pieces"],
+    ids=["lines", "no-lines", "early-line", "wide-characters", "long-lines", "long-wide", "between-chunks"],
 )
 def test_one_text_holds_out_its_last_twentieth(tmp_path, text, held_out):
     path = tmp_path / "book.txt"
@@ -206,7 +206,7 @@ def test_texts_may_carry_a_byte_order_mark_and_any_line_ends(tmp_path):
     assert corpora.training_rows(one) == corpora.training_rows(other)
 
 
-def test_the_mark_stands_before_every_document_and_nowhere_else(tmp_path):
+def test_the_bos_token_begins_every_document_and_occurs_nowhere_else(tmp_path):
     texts = corpora.documents(40)
     data = corpora.load(corpora.write(tmp_path / "rows.parquet", texts))
     ids = data.train.stream.open()[:].tolist()

@@ -84,7 +84,7 @@ def test_an_empty_validation_part_is_named(tmp_path):
 
 
 def test_a_corpus_smaller_than_a_batch_is_named_with_both_sizes(tmp_path):
-    (tmp_path / "a.txt").write_text("x" * 100)  # 95 for training and the mark
+    (tmp_path / "a.txt").write_text("x" * 100)  # 95 for training and the BOS token
     refused(tmp_path / "a.txt", r"has 96 training tokens, one batch needs 97; lower --batch-size", batch_size=6)
     assert corpora.load(tmp_path / "a.txt", batch_size=5).train.batches == 1
 
@@ -187,12 +187,12 @@ def test_a_cut_parquet_file_is_named(tmp_path, share):
     path = corpora.write(tmp_path / "a.parquet", corpora.documents(60))
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    refused(path, r"a\.parquet is not a whole parquet file \(.*\); write it again")
+    refused(path, r"a\.parquet is not a valid parquet file \(.*\); write it again")
 
 
 def test_a_file_that_only_calls_itself_parquet_is_named(tmp_path):
     (tmp_path / "a.parquet").write_text("text\n" * 100)
-    refused(tmp_path / "a.parquet", r"a\.parquet is not a whole parquet file")
+    refused(tmp_path / "a.parquet", r"a\.parquet is not a valid parquet file")
 
 
 def test_flipped_bits_in_parquet_end_in_one_line_or_in_text(tmp_path):

@@ -23,7 +23,7 @@ def everything(source, training: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("dataset", "load_raw"), [("digits", load_digits), ("breast_cancer", load_breast_cancer)])
-def test_the_table_is_divided_as_scikit_learn_divides_it(dataset, load_raw):
+def test_the_table_is_split_as_scikit_learn_splits_it(dataset, load_raw):
     inputs, targets = load_raw(return_X_y=True)
     train, held_out, train_targets, held_out_targets = train_test_split(
         inputs, targets, test_size=0.2, random_state=0, stratify=targets

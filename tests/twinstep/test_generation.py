@@ -11,27 +11,27 @@ from twinstep.generation import NO_TOKEN, GenerateOptions, TextStream, encode_pr
 TEXT = "aé世😀z"
 
 
-def pieces(text: bytes, stop: str | None = None) -> list[str]:
+def parts(text: bytes, stop: str | None = None) -> list[str]:
     stream = TextStream(ByteTokenizer(), stop)
     return [stream.push(byte) for byte in text] + [stream.close()]
 
 
 def test_a_character_is_held_back_until_it_is_whole():
-    assert pieces(TEXT.encode()) == ["a", "", "é", "", "", "世", "", "", "", "😀", "z", ""]
+    assert parts(TEXT.encode()) == ["a", "", "é", "", "", "世", "", "", "", "😀", "z", ""]
 
 
 def test_bytes_that_cannot_become_text_are_marked():
-    assert "".join(pieces(b"a\xc3(\xe4\xb8")) == "a�(�"
+    assert "".join(parts(b"a\xc3(\xe4\xb8")) == "a�(�"
 
 
-def test_a_mark_and_no_token_add_nothing():
+def test_a_bos_token_and_no_token_add_nothing():
     stream = TextStream(ByteTokenizer())
     assert [stream.push(token) for token in (0xC3, 0xFF, NO_TOKEN, 0xA9)] == ["", "", "", "é"]
 
 
 def test_text_ends_before_the_stop_text():
-    assert pieces(b"one\n\n\ntwo", "\n\ntwo") == ["o", "n", "e", "", "", "\n", "", "", "", ""]
-    assert "".join(pieces(b"abababc", "abc")) == "abab"
+    assert parts(b"one\n\n\ntwo", "\n\ntwo") == ["o", "n", "e", "", "", "\n", "", "", "", ""]
+    assert "".join(parts(b"abababc", "abc")) == "abab"
     stream = TextStream(ByteTokenizer(), "b")
     assert (stream.push(ord("a")), stream.stopped) == ("a", False)
     assert (stream.push(ord("b")), stream.stopped) == ("", True)
@@ -39,10 +39,10 @@ def test_text_ends_before_the_stop_text():
 
 
 def test_what_only_began_like_the_stop_text_is_given_out_at_the_end():
-    assert "".join(pieces(b"xaab", "abc")) == "xaab"
+    assert "".join(parts(b"xaab", "abc")) == "xaab"
 
 
-def test_a_prompt_begins_with_the_mark():
+def test_a_prompt_begins_with_the_bos_token():
     assert encode_prompt(ByteTokenizer(), "hé").tolist() == [0xFF, 0x68, 0xC3, 0xA9]
     assert encode_prompt(ByteTokenizer(), "").tolist() == [0xFF]
 

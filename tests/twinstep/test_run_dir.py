@@ -123,7 +123,7 @@ def test_a_log_that_is_not_there_is_no_run(tmp_path):
         append_metrics(tmp_path / "nowhere", {"step": 1})
 
 
-def test_only_whole_checkpoints_are_listed_in_order(tmp_path):
+def test_only_finished_checkpoints_are_listed_in_order(tmp_path):
     assert checkpoint_steps(tmp_path) == []
     make_checkpoints(tmp_path, 10, 9, 100, "20.tmp", "30.removed", "40.orbax-checkpoint-tmp", "notes")
     assert checkpoint_steps(tmp_path) == [9, 10, 100]
@@ -133,15 +133,15 @@ def test_only_whole_checkpoints_are_listed_in_order(tmp_path):
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
     make_checkpoints(tmp_path, *range(1, 8))
-    remove_old(tmp_path, 2, best_step=3)
+    remove_old(tmp_path, 2, lambda run, step: {"best_step": 3})
     assert checkpoint_steps(tmp_path) == [3, 6, 7]
-    remove_old(tmp_path, 1, best_step=None)
+    remove_old(tmp_path, 1, lambda run, step: {"best_step": None})
     assert names(tmp_path) == ["7"]
 
 
 def test_a_removal_that_is_cut_short_leaves_no_half_checkpoint_under_its_name(tmp_path, monkeypatch):
     make_checkpoints(tmp_path, 1, 2)
     monkeypatch.setattr("shutil.rmtree", lambda *args, **kwargs: None)  # killed at once
-    remove_old(tmp_path, 1, None)
+    remove_old(tmp_path, 1, lambda run, step: {"best_step": None})
     assert checkpoint_steps(tmp_path) == [2]
     assert names(tmp_path) == ["1.removed", "2"]

@@ -201,7 +201,7 @@ def test_tensorboard_gets_every_number_and_a_resume_takes_back_what_it_repeats(t
     with open_log(tmp_path, config, start=1) as log:
         log.train(2, 2.0, 0.25, 0.5)
     after = read_events(tmp_path / "tensorboard")[len(found) :]
-    assert (2, "session", 1) in after, "no mark that events from step 2 on are void"
+    assert (2, "session", 1) in after, "nothing says that events from step 2 on are void"
     assert (2, "loss", 2.0) in after
 
 

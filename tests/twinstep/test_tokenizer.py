@@ -55,7 +55,7 @@ def test_many_texts_are_encoded_like_one_by_one(tokenizer):
         np.testing.assert_array_equal(tokenizer.encode(one), many)
 
 
-def test_marks_and_ids_beyond_the_vocabulary_stand_for_no_text(tokenizer):
+def test_special_tokens_and_ids_beyond_the_vocabulary_stand_for_no_text(tokenizer):
     ids = [tokenizer.bos, *tokenizer.encode("é"), tokenizer.bos, tokenizer.vocab_size, 10**6]
     assert tokenizer.decode(ids) == "é"
     with pytest.raises(ValueError, match="-1"):
@@ -72,7 +72,7 @@ def test_half_a_character_decodes_to_a_replacement(tokenizer):
     assert tokenizer.decode(ids) == "\ufffd"
 
 
-def test_byte_tokens_are_utf8_bytes_and_the_mark_is_none_of_them():
+def test_byte_tokens_are_utf8_bytes_and_the_bos_token_is_none_of_them():
     tokenizer = ByteTokenizer()
     assert tokenizer.vocab_size == 256
     assert tokenizer.bos == 0xFF
@@ -116,7 +116,7 @@ def test_a_byte_tokenizer_writes_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_vocabulary_of_bytes_and_mark_alone_joins_nothing():
+def test_a_vocabulary_of_bytes_and_bos_token_alone_joins_nothing():
     tokenizer = train_bpe(["aaaa bbbb"], 257)
     assert tokenizer.vocab_size == 257
     assert len(tokenizer.encode("aaaa bbbb")) == 9
@@ -136,7 +136,7 @@ def spec_of(bpe: BPETokenizer, tmp_path) -> dict:
     return json.loads((tmp_path / "good.json").read_text())
 
 
-def without_mark(spec):
+def without_bos(spec):
     spec["added_tokens"] = []
 
 
@@ -172,7 +172,7 @@ def unigram(spec):
 @pytest.mark.parametrize(
     "damage",
     [
-        without_mark,
+        without_bos,
         with_gap,
         with_text_tokens,
         with_normalizer,

@@ -1,8 +1,7 @@
 """Batches by number: the four sources that `load_data` chooses from.
 
 Shapes: A micro-steps, B examples of a global batch, T time, F features. Everything random is drawn for the
-global batch by NumPy's PCG64, keyed by the seed, the batch or epoch, and what it is for; a shard takes its
-rows.
+global batch by NumPy's PCG64, keyed by the seed, the batch or epoch, and its purpose; each shard takes its rows.
 """
 
 from dataclasses import dataclass
@@ -10,17 +9,17 @@ from functools import lru_cache
 
 import numpy as np
 
+from twinstep.config import check_shards
 from twinstep.data.cache import TokenStream
 from twinstep.data.interface import Batch
-from twinstep.errors import UserError
 
-# What a random stream is for: the last part of its key.
+# The purpose of a random stream: the last part of its key.
 ORDER, TRAIN_MASK, VALIDATION_MASK, DROPOUT = range(4)
 
 
 @dataclass(frozen=True)
 class TrainTokens:
-    """Sequences of T tokens: row i holds stream[i*T : i*T+T], its targets are the stream one further on."""
+    """Sequences of T tokens: row i holds stream[i*T : i*T+T], its targets stream[i*T+1 : i*T+T+1]."""
 
     stream: TokenStream
     sequence_len: int
@@ -31,7 +30,7 @@ class TrainTokens:
 
     @property
     def examples(self) -> int:
-        """Whole sequences in the stream; what is left at its end is not trained on."""
+        """Full sequences in the stream; the remainder at its end is not trained on."""
         return max(self.stream.length - 1, 0) // self.sequence_len
 
     @property
@@ -56,7 +55,7 @@ class TrainTokens:
 class ValidationTokens:
     """The validation stream in order.
 
-    The last sequence is filled up with ignored targets, so that every token but the stream's first mark is a
+    The last sequence is padded with ignored targets, so that every token but the stream's first BOS token is a
     target once.
     """
 
@@ -69,16 +68,16 @@ class ValidationTokens:
 
     @property
     def examples(self) -> int:
-        """Sequences, the last of them filled up."""
+        """Sequences, the last of them padded."""
         return -(-(self.stream.length - 1) // self.sequence_len)
 
     @property
     def batches(self) -> int:
-        """Batches that cover every sequence, the last of them filled up."""
+        """Batches that cover every sequence, the last of them padded."""
         return -(-self.examples // self.batch_size)
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
-        """tokens, targets, target_bytes (B/shards, T) int32; bytes are 0 where the target is -1 or a mark."""
+        """tokens, targets, target_bytes (B/shards, T) int32; bytes are 0 where the target is -1 or the BOS token."""
         mine = validation_rows(self.batch_size, shard, shards)
         batch = cut_rows(self.stream, row_numbers(number, self, mine), self.sequence_len)
         targets = batch["targets"]
@@ -93,7 +92,7 @@ class ValidationTokens:
 
 @dataclass(frozen=True)
 class TrainTable:
-    """Rows of a table, in an order of its own in each epoch; with `hidden`, dropout masks too."""
+    """Rows of a table, in a new order in each epoch; with `hidden`, dropout masks too."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -145,7 +144,7 @@ class ValidationTable:
 
     @property
     def batches(self) -> int:
-        """Batches that cover every row, the last of them filled up."""
+        """Batches that cover every row, the last of them padded."""
         return -(-self.examples // self.batch_size)
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
@@ -177,13 +176,8 @@ def epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
 
 def micro_step_rows(batch_size: int, accumulation: int, shard: int, shards: int) -> np.ndarray:
     """Which rows of a global batch a shard works on, (A, B/A/shards)."""
-    micro_batch = batch_size // accumulation
-    if micro_batch % shards:
-        raise UserError(
-            f"the {micro_batch} examples of a micro-step (--batch-size {batch_size}, --accumulation "
-            f"{accumulation}) cannot be divided by {shards} devices; change one of them"
-        )
-    rows = np.arange(batch_size).reshape(accumulation, shards, micro_batch // shards)
+    check_shards(batch_size, accumulation, shards)
+    rows = np.arange(batch_size).reshape(accumulation, shards, batch_size // accumulation // shards)
     return rows[:, shard]
 
 

@@ -2,8 +2,8 @@
 
 An entry is a folder named by the hash of everything it depends on, holding `train.bin` and `validation.bin`
 (flat arrays of ids in the narrowest unsigned type) and `meta.json`. It is written under another name and then
-renamed, so that any number of processes may make the same one; one whose sizes do not match its `meta.json`
-is made again.
+renamed, so that several processes may write the same entry; one whose sizes do not match its `meta.json` is written
+again.
 """
 
 import atexit
@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from twinstep.data.split import SplitPiece
+from twinstep.data.split import SplitChunk
 from twinstep.data.tokenizer import Tokenizer
 from twinstep.errors import UserError
 
 FORMAT = 1  # of an entry: raise it when the same key would hold other bytes
-ENCODE_AT_ONCE = 2**18  # characters; the library takes some 200 bytes for each meanwhile
+ENCODE_AT_ONCE = 2**18  # characters; the library takes some 200 bytes for each while it works
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TokenStream:
     length: int
 
     def open(self) -> np.ndarray:
-        """A memory map. Drop it soon: the pages it has touched count as this process's memory."""
+        """A memory map. Release it soon: the pages that were read through it count as this process's memory."""
         try:
             return np.memmap(self.path, self.dtype, mode="r", shape=(self.length,))
         except (OSError, ValueError) as error:  # ValueError: shorter than `length`
@@ -67,7 +67,7 @@ def entry_key(**parts: Any) -> str:
 
 
 def read_entry(folder: Path) -> TokenizedCorpus | None:
-    """The entry in `folder`, None if there is no whole one."""
+    """The entry in `folder`, None if there is none or it is incomplete."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         dtype = meta["dtype"]
@@ -82,13 +82,13 @@ def read_entry(folder: Path) -> TokenizedCorpus | None:
     return TokenizedCorpus(streams["train"], streams["validation"], meta)
 
 
-def write_entry(folder: Path, pieces: Iterable[SplitPiece], tokenizer: Tokenizer) -> TokenizedCorpus:
-    """Tokenizes `pieces` into an entry at `folder`. Raises OSError where it cannot be written."""
+def write_entry(folder: Path, chunks: Iterable[SplitChunk], tokenizer: Tokenizer) -> TokenizedCorpus:
+    """Tokenizes `chunks` into an entry at `folder`. Raises OSError where it cannot be written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"unfinished-{uuid.uuid4().hex}")
     temporary.mkdir()
     try:
-        meta = _write_streams(temporary, pieces, tokenizer)
+        meta = _write_streams(temporary, chunks, tokenizer)
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         if folder.exists() and read_entry(folder) is None:
             folder.rename(temporary / "damaged")
@@ -107,35 +107,35 @@ def write_entry(folder: Path, pieces: Iterable[SplitPiece], tokenizer: Tokenizer
 
 
 def temporary_folder() -> Path:
-    """A folder that goes when this process ends, for caches that cannot be written."""
+    """A folder that is deleted when this process ends, for caches that cannot be written."""
     folder = tempfile.mkdtemp(prefix="twinstep-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
-def _write_streams(folder: Path, pieces: Iterable[SplitPiece], tokenizer: Tokenizer) -> dict[str, Any]:
+def _write_streams(folder: Path, chunks: Iterable[SplitChunk], tokenizer: Tokenizer) -> dict[str, Any]:
     dtype = np.dtype(next(t for t in ("<u1", "<u2", "<u4") if tokenizer.vocab_size - 1 <= np.iinfo(t).max))
     counts = {part: {"documents": 0, "bytes": 0, "tokens": 0} for part in ("train", "validation")}
-    mark = np.array([tokenizer.bos], dtype).tobytes()
+    bos = np.array([tokenizer.bos], dtype).tobytes()
     with (folder / "train.bin").open("wb") as train, (folder / "validation.bin").open("wb") as validation:
 
-        def write(group: list[SplitPiece]) -> None:
-            encoded = tokenizer.encode_many([piece.text for piece in group])
-            for piece, ids in zip(group, encoded, strict=True):
-                count = counts["validation" if piece.validation else "train"]
-                file = validation if piece.validation else train
-                if piece.first:
-                    file.write(mark)
+        def write(group: list[SplitChunk]) -> None:
+            encoded = tokenizer.encode_many([chunk.text for chunk in group])
+            for chunk, ids in zip(group, encoded, strict=True):
+                count = counts["validation" if chunk.validation else "train"]
+                file = validation if chunk.validation else train
+                if chunk.first:
+                    file.write(bos)
                 file.write(ids.astype(dtype).tobytes())
-                count["documents"] += piece.first
+                count["documents"] += chunk.first
                 count["bytes"] += int(tokenizer.token_bytes[ids].sum())
-                count["tokens"] += piece.first + len(ids)
+                count["tokens"] += chunk.first + len(ids)
 
-        group: list[SplitPiece] = []
+        group: list[SplitChunk] = []
         size = 0
-        for piece in pieces:
-            group.append(piece)
-            size += len(piece.text) + 1
+        for chunk in chunks:
+            group.append(chunk)
+            size += len(chunk.text) + 1
             if size >= ENCODE_AT_ONCE:
                 write(group)
                 group, size = [], 0

@@ -18,7 +18,7 @@ from twinstep.data.cache import (
 )
 from twinstep.data.files import CorpusFiles, find_corpus
 from twinstep.data.interface import Data
-from twinstep.data.split import RULE, SplitPiece, read_split
+from twinstep.data.split import RULE, SplitChunk, read_split
 from twinstep.data.tokenizer import WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from twinstep.errors import UserError
 
@@ -27,11 +27,11 @@ from twinstep.errors import UserError
 BPE_SAMPLE = 64 * 2**20
 BPE_DISTINCT = 2 * 2**20
 WORD = re.compile(r" ?\w+|[^\w\s]+")  # a word, roughly: this only estimates memory
-LONG = re.compile(r"(\S{512}|\s{512})")  # cut out: the library's time grows with the square of a word's length
+LONG = re.compile(r"(\S{512}|\s{512})")  # left out: the library's time grows with the square of a word's length
 
 
 def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | None) -> Data:
-    """The corpus as documents packed one after another, each behind the tokenizer's mark."""
+    """The corpus as one stream of documents, each after the tokenizer's BOS token."""
     files = find_corpus(corpus.data)
     tokenizer = _tokenizer(corpus, files, tokenizer_path)
     tokenized = _tokenized(corpus, files, tokenizer)
@@ -122,9 +122,9 @@ def _tokenized(corpus: CorpusConfig, files: CorpusFiles, tokenizer: Tokenizer) -
     return entry
 
 
-def _unchanged_split(files: CorpusFiles) -> Iterator[SplitPiece]:
+def _unchanged_split(files: CorpusFiles) -> Iterator[SplitChunk]:
     yield from read_split(files.paths)
-    files.check_unchanged()  # before the entry gets its name: its key is the hash of what was there at first
+    files.check_unchanged()  # before the entry is renamed: its key is the hash of the files as they were at first
 
 
 def _identity(files: CorpusFiles) -> list[object]:
@@ -134,17 +134,17 @@ def _identity(files: CorpusFiles) -> list[object]:
 
 
 def _bpe_sample(files: CorpusFiles) -> Iterator[str]:
-    """Training text from the start on, as much as BPE is trained on."""
+    """The first part of the training text, as much as BPE is trained on."""
     size = distinct = 0
     words: set[str] = set()
-    for piece in read_split(files.paths):
-        if piece.validation:
+    for chunk in read_split(files.paths):
+        if chunk.validation:
             continue
-        new = set(WORD.findall(piece.text)) - words
+        new = set(WORD.findall(chunk.text)) - words
         words |= new
         distinct += len("".join(new).encode())
-        size += len(piece.text.encode())
-        yield from filter(None, LONG.split(piece.text))
+        size += len(chunk.text.encode())
+        yield from filter(None, LONG.split(chunk.text))
         if size >= BPE_SAMPLE or distinct >= BPE_DISTINCT:
             return
 

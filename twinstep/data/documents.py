@@ -1,8 +1,8 @@
-"""Documents from files: a whole .txt, .md or .py file, a line of .jsonl, a row of .parquet.
+"""Documents from files: a .txt, .md or .py file, a line of .jsonl, a row of .parquet.
 
-A document comes as pieces of at most `PIECE` characters, cut behind line ends where there are any. Where the
-cuts fall depends on the text alone, so that the same documents make the same tokens from any format, and no
-format needs a whole document, row group or file in memory (but for .py files and single rows and lines).
+A document comes in chunks of at most `CHUNK` characters, cut after a line end where there is one. The cuts depend
+on the text alone, so that the same documents give the same tokens from any format. No format needs all of a
+document, row group or file in memory at once (except .py files, and single rows and lines).
 """
 
 import codecs
@@ -13,20 +13,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from twinstep.errors import UserError
+from twinstep.errors import UserError, first_line
 
-PIECE = 2**16
+CHUNK = 2**16
 ROWS = 64  # rows of a parquet file decoded at once
 
 
-class Piece(NamedTuple):
-    """A part of a document's text; `first` marks the one that begins it (and may be empty)."""
+class Chunk(NamedTuple):
+    """Part of a document's text; `first` is true for the chunk that begins the document (it may be empty)."""
 
     text: str
     first: bool
 
 
-def read_documents(path: Path) -> Iterator[Piece]:
+def read_documents(path: Path) -> Iterator[Chunk]:
     """The documents of one file. Raises UserError, naming the place, for anything that is not text."""
     suffix = path.suffix.lower()
     try:
@@ -38,8 +38,8 @@ def read_documents(path: Path) -> Iterator[Piece]:
             texts = ((_python_source(path),),)
         else:
             texts = (_plain_text(path),)
-        for chunks in texts:
-            yield from _pieces(chunks)
+        for text in texts:
+            yield from _chunks(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; mend it or pass other --data") from error
 
@@ -49,25 +49,26 @@ def count_documents(path: Path, limit: int) -> int:
     if path.suffix.lower() not in (".jsonl", ".parquet"):
         return 1
     count = 0
-    for piece in read_documents(path):
-        count += piece.first
+    for chunk in read_documents(path):
+        count += chunk.first
         if count == limit:
             break
     return count
 
 
-def _pieces(chunks: Iterable[str]) -> Iterator[Piece]:
+def _chunks(parts: Iterable[str]) -> Iterator[Chunk]:
+    """The text of one document, given in parts of any size, as chunks."""
     first, held = True, ""
-    for chunk in chunks:
-        held += chunk
+    for part in parts:
+        held += part
         start = 0
-        while len(held) - start > PIECE:
-            cut = held.rfind("\n", start, start + PIECE) + 1 or start + PIECE
-            yield Piece(held[start:cut], first)
+        while len(held) - start > CHUNK:
+            cut = held.rfind("\n", start, start + CHUNK) + 1 or start + CHUNK
+            yield Chunk(held[start:cut], first)
             start, first = cut, False
         held = held[start:]
     if held or first:
-        yield Piece(held, first)
+        yield Chunk(held, first)
 
 
 def _plain_text(path: Path) -> Iterator[str]:
@@ -75,15 +76,15 @@ def _plain_text(path: Path) -> Iterator[str]:
     offset = 0
     with path.open("rb") as file:
         while True:
-            chunk = file.read(PIECE)
+            raw = file.read(CHUNK)
             pending = len(decoder.getstate()[0])
             try:
-                text = decoder.decode(chunk, final=not chunk)
+                text = decoder.decode(raw, final=not raw)
             except UnicodeDecodeError as error:
                 raise _not_utf8(path, offset - pending + error.start) from error
             yield text.removeprefix("\ufeff") if offset == 0 else text
-            offset += len(chunk)
-            if not chunk:
+            offset += len(raw)
+            if not raw:
                 return
 
 
@@ -136,12 +137,12 @@ def _json_lines(path: Path) -> Iterator[str]:
 
 
 def _parquet_rows(path: Path) -> Iterator[str]:
-    import pyarrow as pa  # here, since it takes a while and starts a thread
+    import pyarrow as pa  # imported here: it takes a while and starts a thread
     import pyarrow.parquet as pq
 
     row = 0
     try:
-        # A buffer instead of whole column chunks: a row group may be as large as the file.
+        # With a buffer, a row group is not read at once: it may be as large as the file.
         with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True) as file:
             columns = file.schema_arrow
             index = columns.get_field_index("text")  # -1 for none or two
@@ -162,8 +163,7 @@ def _parquet_rows(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: the text from row {row} on is not UTF-8; write the file again") from error
     except (pa.ArrowException, OSError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a whole parquet file ({reason}); write it again") from error
+        raise UserError(f"{path} is not a valid parquet file ({first_line(error)}); write it again") from error
 
 
 def _not_utf8(path: Path, offset: int) -> UserError:

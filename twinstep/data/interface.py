@@ -21,28 +21,28 @@ class BatchSource(Protocol):
 
     @property
     def batches(self) -> int:
-        """Batches of one epoch of training data, or of the whole validation set."""
+        """Batches of one epoch of training data, or of all the validation set."""
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
         """The part of global batch `number` that shard `shard` of `shards` works on.
 
         A pure function of the configuration and its arguments: the shards' rows, concatenated along the
         example axis, are the global batch to the byte. Training arrays have shape (A, B/A/shards, ...) with A
-        micro-steps and B examples in a global batch; every `number` from 0 on exists, each epoch has an order
-        of its own, and what is left over at its end is dropped. Validation arrays have shape (B/shards, ...),
-        in the data's order; the last batch is filled up with rows whose targets are -1.
+        micro-steps and B examples in a global batch; every `number` from 0 on exists, each epoch has a new order,
+        and the remainder at its end is dropped. Validation arrays have shape (B/shards, ...), in the data's order;
+        the last batch is padded with rows whose targets are -1.
 
-        Raises UserError when the examples of a micro-step cannot be divided by `shards`, IndexError for a
-        number that does not exist.
+        Raises UserError when `shards` does not divide the examples of a micro-step, IndexError for a number that
+        does not exist.
         """
 
 
 @dataclass(frozen=True)
 class Data:
-    """One data set, divided.
+    """One data set, split into training and validation.
 
-    `features` and `classes` are set for tables, `tokenizer` for text. `summary` holds JSON values that tell
-    what was read: a run records it.
+    `features` and `classes` are set for tables, `tokenizer` for text. `summary` describes in JSON values what was
+    read: a run records it.
     """
 
     train: BatchSource
@@ -54,10 +54,10 @@ class Data:
     validation_text: Callable[[], Iterator[bytes]] | None = None
 
     def validation_gzip_bits_per_byte(self) -> float:
-        """Size of the validation text, packed by gzip at level 9, in bits per UTF-8 byte of the text.
+        """Size of the validation text, compressed by gzip at level 9, in bits per UTF-8 byte of the text.
 
-        The baseline that any language model must beat. The documents are packed one after another, without
-        marks between them. Raises ValueError for a table.
+        The baseline that any language model must beat. The documents are compressed one after another, without
+        BOS tokens between them. Raises ValueError for a table.
         """
         if self.validation_text is None:
             raise ValueError("only text has a gzip baseline")

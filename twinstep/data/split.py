@@ -2,20 +2,20 @@
 
 20 files or more: every 20th file is validation. Fewer files, but 20 documents or more: every 20th document.
 Fewer documents (one large text file, for instance): the last twentieth of every document, from the first line
-that begins in it, or, where no line does, from the first character. Nothing held out is ever trained on.
+that begins in it, or from its first character if no line does. Nothing held out is ever trained on.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from twinstep.data.documents import Piece, count_documents, read_documents
+from twinstep.data.documents import Chunk, count_documents, read_documents
 
 EVERY = 20
 RULE = "20 files, 20 documents, last twentieth"  # part of the cache's key: change it with the rule
 
 
-class SplitPiece(NamedTuple):
+class SplitChunk(NamedTuple):
     """Part of a document: its text, whether a document begins here, whether it is validation text."""
 
     text: str
@@ -23,47 +23,47 @@ class SplitPiece(NamedTuple):
     validation: bool
 
 
-def read_split(paths: tuple[Path, ...]) -> Iterator[SplitPiece]:
-    """All documents in order, in pieces, each marked as training or validation text."""
+def read_split(paths: tuple[Path, ...]) -> Iterator[SplitChunk]:
+    """All documents in order, in chunks, each labelled as training or validation text."""
     if len(paths) >= EVERY:
         for index, path in enumerate(paths):
-            for piece in read_documents(path):
-                yield SplitPiece(*piece, index % EVERY == EVERY - 1)
+            for chunk in read_documents(path):
+                yield SplitChunk(*chunk, index % EVERY == EVERY - 1)
     elif sum(count_documents(path, EVERY) for path in paths) >= EVERY:
         index = -1
         for path in paths:
-            for piece in read_documents(path):
-                index += piece.first
-                yield SplitPiece(*piece, index % EVERY == EVERY - 1)
+            for chunk in read_documents(path):
+                index += chunk.first
+                yield SplitChunk(*chunk, index % EVERY == EVERY - 1)
     else:
         yield from _split_tails(paths)
 
 
-def _split_tails(paths: tuple[Path, ...]) -> Iterator[SplitPiece]:
+def _split_tails(paths: tuple[Path, ...]) -> Iterator[SplitChunk]:
     lengths: list[int] = []  # UTF-8 bytes of each document: where its last twentieth begins
-    for piece in _all_pieces(paths):
-        if piece.first:
+    for chunk in _all_chunks(paths):
+        if chunk.first:
             lengths.append(0)
-        lengths[-1] += len(piece.text.encode())
+        lengths[-1] += len(chunk.text.encode())
 
     document, position = -1, 0
-    for piece in _all_pieces(paths):
-        if piece.first:
+    for chunk in _all_chunks(paths):
+        if chunk.first:
             document, position = document + 1, 0
         cut = lengths[document] * (EVERY - 1) // EVERY
-        raw = piece.text.encode()
+        raw = chunk.text.encode()
         start, position = position, position + len(raw)
         if position <= cut or start > cut:
-            yield SplitPiece(piece.text, piece.first, start > cut)
+            yield SplitChunk(chunk.text, chunk.first, start > cut)
             continue
         newline = raw.find(b"\n", cut - start, lengths[document] - 1 - start)
         at = newline + 1 or cut - start
         while 0 < at < len(raw) and raw[at] & 0xC0 == 0x80:  # inside a character
             at -= 1
-        yield SplitPiece(raw[:at].decode(), piece.first, False)
-        yield SplitPiece(raw[at:].decode(), True, True)
+        yield SplitChunk(raw[:at].decode(), chunk.first, False)
+        yield SplitChunk(raw[at:].decode(), True, True)
 
 
-def _all_pieces(paths: tuple[Path, ...]) -> Iterator[Piece]:
+def _all_chunks(paths: tuple[Path, ...]) -> Iterator[Chunk]:
     for path in paths:
         yield from read_documents(path)

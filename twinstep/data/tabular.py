@@ -11,7 +11,7 @@ from twinstep.errors import UserError
 
 
 def load_table(config: Config, table: TabularConfig) -> Data:
-    """A stratified 80/20 division, always the same one whatever the run's seed.
+    """A stratified 80/20 split, the same for every seed of a run.
 
     digits: pixels, 0 to 16, divided by 16. breast_cancer: each feature standardized by the mean and the
     standard deviation of the training rows.

@@ -40,8 +40,8 @@ WORDS = "|".join(
 
 
 class Tokenizer(Protocol):
-    """`bos` is the id of the mark before every document; `token_bytes` (V,) int32 holds how many UTF-8 bytes
-    each token stands for, 0 for marks; `identity` tells tokenizers apart in the cache."""
+    """`bos` is the id of the BOS token, which begins every document; `token_bytes` (V,) int32 holds how many UTF-8
+    bytes each token stands for, 0 for special tokens; `identity` distinguishes tokenizers in the cache."""
 
     bos: int
     vocab_size: int
@@ -49,13 +49,13 @@ class Tokenizer(Protocol):
     identity: str
 
     def encode(self, text: str) -> np.ndarray:
-        """(T,) int32 ids, without a mark; text that looks like the mark is ordinary text."""
+        """(T,) int32 ids, without the BOS token; text that looks like it is ordinary text."""
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of each text, on all cores."""
 
     def to_bytes(self, ids: ArrayLike) -> bytes:
-        """The bytes that ids (T,) stand for; marks, and ids beyond the vocabulary, stand for none."""
+        """The bytes that ids (T,) stand for; special tokens, and ids beyond the vocabulary, stand for none."""
 
     def decode(self, ids: ArrayLike) -> str:
         """`to_bytes` as text; bytes that are not UTF-8 become U+FFFD."""
@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """One token per UTF-8 byte. The mark is 0xFF, a byte that valid UTF-8 never holds: 256 tokens in all."""
+    """One token per UTF-8 byte. The BOS token is 0xFF, which never occurs in valid UTF-8: 256 tokens in all."""
 
     bos = 0xFF
     vocab_size = 256
@@ -76,20 +76,20 @@ class ByteTokenizer:
         self.token_bytes[self.bos] = 0
 
     def encode(self, text: str) -> np.ndarray:
-        """text -> ids (n,) int32."""
+        """text -> ids (T,) int32."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Each text -> ids (n,) int32."""
+        """Each text -> ids (T,) int32."""
         return [self.encode(text) for text in texts]
 
     def to_bytes(self, ids: ArrayLike) -> bytes:
-        """ids (n,) -> the bytes they stand for; marks stand for none."""
+        """ids (T,) -> the bytes they stand for; the BOS token stands for none."""
         ids = _natural(ids)
         return ids[ids < self.bos].astype(np.uint8).tobytes()
 
     def decode(self, ids: ArrayLike) -> str:
-        """ids (n,) -> text; bytes that are not UTF-8 become U+FFFD."""
+        """ids (T,) -> text; bytes that are not UTF-8 become U+FFFD."""
         return self.to_bytes(ids).decode(errors="replace")
 
     def save(self, path: Path) -> None:
@@ -99,7 +99,7 @@ class ByteTokenizer:
 class BPETokenizer:
     """Byte-level BPE in the form of the `tokenizers` library's tokenizer.json.
 
-    Takes the text of such a file. Raises ValueError if that is not a lossless byte-level BPE with our mark.
+    Takes the text of such a file. Raises ValueError if that is not a lossless byte-level BPE with our BOS token.
     """
 
     def __init__(self, text: str) -> None:
@@ -109,13 +109,13 @@ class BPETokenizer:
             self._bpe = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises no narrower class
             raise ValueError(f"not a tokenizer.json ({error})") from error
-        self._bpe.encode_special_tokens = True  # a text that quotes the mark does not hold one
+        self._bpe.encode_special_tokens = True  # "<|bos|>" in a text is not the BOS token
         self._bpe.no_truncation()
         self._bpe.no_padding()
         special = {token.content for token in self._bpe.get_added_tokens_decoder().values() if token.special}
         vocab = self._bpe.get_vocab(with_added_tokens=True)
         if BOS not in special:
-            raise ValueError(f"it has no mark {BOS}")
+            raise ValueError(f"it has no BOS token {BOS}")
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise ValueError("its ids have gaps")
         self.vocab_size = len(vocab)
@@ -133,20 +133,20 @@ class BPETokenizer:
             raise ValueError("it does not keep every byte of a text")
 
     def encode(self, text: str) -> np.ndarray:
-        """text -> ids (n,) int32."""
+        """text -> ids (T,) int32."""
         return np.array(self._bpe.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Each text -> ids (n,) int32."""
+        """Each text -> ids (T,) int32."""
         encodings = self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def to_bytes(self, ids: ArrayLike) -> bytes:
-        """ids (n,) -> the bytes they stand for; marks and ids beyond the vocabulary stand for none."""
+        """ids (T,) -> the bytes they stand for; special tokens and ids beyond the vocabulary stand for none."""
         return b"".join(self._bytes[id] for id in _natural(ids).tolist() if id < self.vocab_size)
 
     def decode(self, ids: ArrayLike) -> str:
-        """ids (n,) -> text; bytes that are not UTF-8 become U+FFFD."""
+        """ids (T,) -> text; bytes that are not UTF-8 become U+FFFD."""
         return self.to_bytes(ids).decode(errors="replace")
 
     def exhausts(self, texts: Iterable[str]) -> bool:
@@ -155,7 +155,7 @@ class BPETokenizer:
         return all(len(self.encode(text)) == len(words(text)) for text in texts)
 
     def save(self, path: Path) -> None:
-        """Writes tokenizer.json whole or not at all."""
+        """Writes tokenizer.json completely or not at all."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         temporary.write_text(self._text, encoding="utf-8")
         temporary.replace(path)

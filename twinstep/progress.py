@@ -1,21 +1,42 @@
-"""What a run remembers beside its arrays: the JSON part of a checkpoint, the same in both frameworks.
+"""How far a run has come: what is due at a step, and the facts that a checkpoint holds beside its arrays.
+
+The facts are the JSON part of a checkpoint, the same in both frameworks:
 
 config                           the parts of the configuration that fix every number
 best_val_loss, best_step         the best evaluation so far
-evaluations_without_improvement  those since then, for early stopping
+evaluations_without_improvement  the number of evaluations since then, for early stopping
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from twinstep.config import Config, to_dict
 from twinstep.errors import UserError
+from twinstep.run_dir import damaged
 
 Facts = dict[str, Any]
 
-PLACES = ("data", "cache_dir")  # where the data lies may change; what it holds is checked by its hash
+PLACES = ("data", "cache_dir")  # paths to the data may change; its content is checked by its hash
+
+
+def due(step: int, every: int) -> bool:
+    """True at multiples of `every`; 0 means never."""
+    return every > 0 and step % every == 0
+
+
+def evaluation_due(config: Config, step: int) -> bool:
+    """At multiples of --eval-every, or half way where that is 0; and always after the last step."""
+    every, steps = config.train.eval_every, config.train.steps
+    return step == steps or due(step, every) or (every == 0 and step == steps // 2)
+
+
+def finished(facts: Facts, config: Config, step: int) -> bool:
+    """Whether a run is over after `step`: at its last step, or out of patience."""
+    patience = config.train.patience
+    return step >= config.train.steps or 0 < patience <= facts["evaluations_without_improvement"]
 
 
 def first_facts(config: Config) -> Facts:
@@ -62,12 +83,6 @@ def note_evaluation(facts: Facts, step: int, val_loss: float) -> bool:
     return improved
 
 
-def finished(facts: Facts, config: Config, step: int) -> bool:
-    """Whether a run is over after `step`: at its last step, or out of patience."""
-    patience = config.train.patience
-    return step >= config.train.steps or 0 < patience <= facts["evaluations_without_improvement"]
-
-
 def seal(facts: Facts) -> Facts:
     """The facts with their own SHA-256."""
     return {**facts, "sha256": _digest(facts)}
@@ -81,6 +96,13 @@ def unseal(sealed: Any) -> Facts:
     if sealed["sha256"] != _digest(facts):
         raise ValueError("the facts are not those that were saved (their SHA-256 differs)")
     return facts
+
+
+def check_sums(facts: Facts, found: Mapping[str, int | str], run: Path, step: int) -> None:
+    """Raises UserError naming the first array or file of a checkpoint whose checksum is not in its facts."""
+    for name, checksum in found.items():
+        if facts.get("checksums", {}).get(name) != checksum:
+            raise damaged(run, step, f"{name} is not what was saved (its checksum differs)")
 
 
 def _digest(facts: Facts) -> str:
