@@ -11,13 +11,13 @@ import pytest
 
 from jax_impl import generate as module
 from jax_impl.checkpoint import open_manager, save
-from jax_impl.generate import filter_logits, generate, main, sample, sample_text
+from jax_impl.generate import generate, main, sample_text
 from jax_impl.models import load_tree, make_model
 from jax_impl.models.gpt import make_cache
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state
 from jax_impl.tree import flatten
-from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
+from tests.helpers.generate_cases import BAD_FLAGS, CONFIG
 from twinstep.config import Config
 from twinstep.data import ByteTokenizer
 from twinstep.errors import run_command
@@ -165,47 +165,6 @@ def test_no_cache_is_copied_at_a_token(gpt, batch):
     assert all(shape in hlo for shape in shapes)
     copies = [line for line in hlo.splitlines() if " copy(" in line or " transpose(" in line]
     assert not [line for line in copies if any(shape in line for shape in shapes)]
-
-
-def test_top_k_leaves_the_k_largest_logits():
-    kept = np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), 2, 1.0))
-    assert kept.tolist() == [[True, True, False, False], [False, False, True, True]]
-
-
-@pytest.mark.parametrize(("top_p", "count"), NUCLEI)
-def test_top_p_leaves_the_fewest_tokens_that_reach_it(top_p, count):
-    kept = np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), None, top_p))
-    assert kept.tolist() == [[i < count for i in range(4)], [3 - i < count for i in range(4)]]
-
-
-def test_top_p_counts_probability_among_the_top_k():
-    # 0.4 of 0.7 is more than 0.5: the nucleus is one token, where without top-k it would be two.
-    assert np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), 2, 0.5))[0].tolist() == [True, False, False, False]
-
-
-def test_tokens_come_with_their_probability():
-    uniform_B = (np.arange(1000) + 0.5) / 1000  # each number in [0, 1) once
-    logits_BV = jnp.tile(LOGITS_BV[:1], (1000, 1))
-    counts = np.bincount(sample(logits_BV, jnp.asarray(uniform_B), 1.0, None, 1.0), minlength=4)
-    assert counts.tolist() == [400, 300, 200, 100]
-    sharper = LOGITS_BV[0] / 0.5
-    expected = 1000 * np.exp(sharper) / np.exp(sharper).sum()
-    counts = np.bincount(sample(logits_BV, jnp.asarray(uniform_B), 0.5, None, 1.0), minlength=4)
-    assert np.abs(counts - expected).max() <= 1
-
-
-@pytest.mark.parametrize("number", ENDS)
-def test_the_ends_of_the_unit_interval_choose_tokens_that_have_a_probability(number):
-    logits_BV = np.full((1, 1000), -np.inf, np.float32)
-    logits_BV[0, [300, 400, 500]] = [1.0, 2.0, 3.0]
-    token = sample(jnp.asarray(logits_BV), jnp.full(1, number, jnp.float32), 1.0, None, 1.0)
-    assert int(token[0]) == (300 if number == 0 else 500)
-
-
-def test_temperature_zero_takes_the_first_of_the_likeliest():
-    logits_BV = jnp.array([[1.0, 5.0, 5.0, 2.0]])
-    assert sample(logits_BV, jnp.array([0.9]), 0.0, None, 1.0).tolist() == [1]
-    assert sample(logits_BV, jnp.array([0.9]), 1e-30, None, 1.0).tolist() == [1]
 
 
 def printed(capfdbinary, *argv: str) -> bytes:
