@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,14 +16,13 @@ from jax_impl.models.gpt import make_cache
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import init_state
 from jax_impl.tree import flatten
-from tests.helpers.generate_cases import BAD_FLAGS, CONFIG
+from tests.helpers.generate_cases import CONFIG
 from twinstep.config import Config
 from twinstep.data import ByteTokenizer
 from twinstep.errors import run_command
 from twinstep.facts import first_facts
 from twinstep.generation import NO_TOKEN
 from twinstep.init import initial_weights
-from twinstep.presets import DEFAULTS
 from twinstep.run_dir import create_run, write_run
 
 
@@ -180,13 +178,6 @@ def test_the_command_prints_the_prompt_and_its_continuation_only(run, gpt, capfd
     assert out.decode() == "def f" + bytes(token for token in tokens if token != 0xFF).decode(errors="replace")
 
 
-def test_the_command_prints_several_samples_one_after_another(run, capfdbinary):
-    argv = ["--run", str(run), "--prompt", "x", "--max-tokens", "8", "--seed", "5"]
-    one = printed(capfdbinary, *argv)
-    two = printed(capfdbinary, *argv, "--samples", "2")
-    assert two.startswith(one + b"\nx")
-
-
 def test_the_command_begins_a_document_without_a_prompt(run, gpt, capfdbinary):
     out = printed(capfdbinary, "--run", str(run), "--max-tokens", "9", "--temperature", "0")
     assert out.decode() == sample_text(*gpt, CONFIG, ByteTokenizer(), "", 9, 0.0, 0)
@@ -220,29 +211,3 @@ def write_in_float64(run: Path) -> Path:
 
 def cpu_env() -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu"}
-
-
-@pytest.mark.parametrize(("flag", "value"), BAD_FLAGS)
-def test_a_bad_flag_ends_in_one_line_that_names_it(run, capsys, flag, value):
-    assert run_command(main, ["--run", str(run), flag, value]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert flag.removeprefix("--") in err
-
-
-def test_a_missing_run_ends_in_one_line(tmp_path, capsys):
-    for argv in ([], ["--run", str(tmp_path / "none")], ["--run", str(tmp_path)]):
-        assert run_command(main, argv) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1
-        assert "run" in err
-
-
-def test_a_run_of_a_classifier_is_refused_by_name(tmp_path, capsys):
-    linear = DEFAULTS["linear"]
-    config = replace(linear, model=replace(linear.model, features=64, classes=10))
-    run = write_trained(tmp_path / "linear", config)
-    assert run_command(main, ["--run", str(run)]) == 2
-    assert "a run of linear" in capsys.readouterr().err
