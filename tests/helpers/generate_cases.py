@@ -1,7 +1,5 @@
 """What the tests of both `generate` commands share."""
 
-import numpy as np
-
 from twinstep.config import Config, CorpusConfig, GPTConfig, TrainConfig
 
 # Nothing square, grouped key/value heads, and head and projections that are not zero.
@@ -10,26 +8,3 @@ CONFIG = Config(
     data=CorpusConfig(sequence_len=32),
     train=TrainConfig(init="nonzero", seed=3),
 )
-LOGITS_BV = np.log(np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]], np.float32))
-NUCLEI = [(0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.91, 4), (1e-6, 1)]  # top_p, tokens it leaves of LOGITS_BV
-ENDS = [0.0, float(np.nextafter(np.float32(1), np.float32(0)))]  # of the unit interval
-
-BAD_FLAGS = [
-    ("--max-tokens", "0"),
-    ("--max-tokens", "2000000"),
-    ("--max-tokens", "many"),
-    ("--temperature", "-0.1"),
-    ("--temperature", "nan"),
-    ("--temperature", "inf"),
-    ("--top-k", "0"),
-    ("--top-p", "0"),
-    ("--top-p", "1.01"),
-    ("--seed", "-1"),
-    ("--seed", "4294967296"),
-    ("--samples", "0"),
-    ("--step", "-1"),
-    ("--step", "99"),
-    ("--stop", ""),
-    ("--prompt", "\udcff"),
-    ("--no-such-flag", "1"),
-]

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,16 +15,14 @@ from jax_impl.generate import generate, main, sample_text
 from jax_impl.models import load_tree, make_model
 from jax_impl.models.cache import make_cache
 from jax_impl.optimizer import make_optimizer
-from jax_impl.sampling import filter_logits, sample
 from jax_impl.step import init_state
 from jax_impl.tree import flatten
-from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
+from tests.helpers.generate_cases import CONFIG
 from twinstep.config import Config
 from twinstep.data import ByteTokenizer
 from twinstep.errors import run_command
 from twinstep.generation import NO_TOKEN
 from twinstep.init import initial_weights
-from twinstep.presets import DEFAULTS
 from twinstep.progress import first_facts
 from twinstep.run_dir import create_run, write_run
 
@@ -181,47 +178,6 @@ def test_no_cache_is_copied_at_a_token(gpt, batch):
     assert not [line for line in copies if any(shape in line for shape in shapes)]
 
 
-def test_top_k_leaves_the_k_largest_logits():
-    kept = np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), 2, 1.0))
-    assert kept.tolist() == [[True, True, False, False], [False, False, True, True]]
-
-
-@pytest.mark.parametrize(("top_p", "count"), NUCLEI)
-def test_top_p_leaves_the_fewest_tokens_that_reach_it(top_p, count):
-    kept = np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), None, top_p))
-    assert kept.tolist() == [[i < count for i in range(4)], [3 - i < count for i in range(4)]]
-
-
-def test_top_p_counts_probability_among_the_top_k():
-    # 0.4 of 0.7 is more than 0.5: the nucleus is one token, where without top-k it would be two.
-    assert np.isfinite(filter_logits(jnp.asarray(LOGITS_BV), 2, 0.5))[0].tolist() == [True, False, False, False]
-
-
-def test_tokens_come_with_their_probability():
-    uniform_B = (np.arange(1000) + 0.5) / 1000  # each number in [0, 1) once
-    logits_BV = jnp.tile(LOGITS_BV[:1], (1000, 1))
-    counts = np.bincount(sample(logits_BV, jnp.asarray(uniform_B), 1.0, None, 1.0), minlength=4)
-    assert counts.tolist() == [400, 300, 200, 100]
-    sharper = LOGITS_BV[0] / 0.5
-    expected = 1000 * np.exp(sharper) / np.exp(sharper).sum()
-    counts = np.bincount(sample(logits_BV, jnp.asarray(uniform_B), 0.5, None, 1.0), minlength=4)
-    assert np.abs(counts - expected).max() <= 1
-
-
-@pytest.mark.parametrize("number", ENDS)
-def test_the_ends_of_the_unit_interval_choose_tokens_that_have_a_probability(number):
-    logits_BV = np.full((1, 1000), -np.inf, np.float32)
-    logits_BV[0, [300, 400, 500]] = [1.0, 2.0, 3.0]
-    token = sample(jnp.asarray(logits_BV), jnp.full(1, number, jnp.float32), 1.0, None, 1.0)
-    assert int(token[0]) == (300 if number == 0 else 500)
-
-
-def test_temperature_zero_takes_the_first_of_the_likeliest():
-    logits_BV = jnp.array([[1.0, 5.0, 5.0, 2.0]])
-    assert sample(logits_BV, jnp.array([0.9]), 0.0, None, 1.0).tolist() == [1]
-    assert sample(logits_BV, jnp.array([0.9]), 1e-30, None, 1.0).tolist() == [1]
-
-
 def printed(capfdbinary, *argv: str) -> bytes:
     assert run_command(main, list(argv)) == 0
     out, err = capfdbinary.readouterr()
@@ -233,13 +189,6 @@ def test_the_command_prints_the_prompt_and_its_continuation_only(run, gpt, capfd
     out = printed(capfdbinary, "--run", str(run), "--prompt", "def f", "--max-tokens", "9", "--temperature", "0")
     tokens = continue_one(gpt, [0xFF, *b"def f"], 9)
     assert out.decode() == "def f" + bytes(token for token in tokens if token != 0xFF).decode(errors="replace")
-
-
-def test_the_command_prints_several_samples_one_after_another(run, capfdbinary):
-    argv = ["--run", str(run), "--prompt", "x", "--max-tokens", "8", "--seed", "5"]
-    one = printed(capfdbinary, *argv)
-    two = printed(capfdbinary, *argv, "--samples", "2")
-    assert two.startswith(one + b"\nx")
 
 
 def test_the_command_begins_a_document_without_a_prompt(run, gpt, capfdbinary):
@@ -275,29 +224,3 @@ def write_in_float64(run: Path) -> Path:
 
 def cpu_env() -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu"}
-
-
-@pytest.mark.parametrize(("flag", "value"), BAD_FLAGS)
-def test_a_bad_flag_ends_in_one_line_that_names_it(run, capsys, flag, value):
-    assert run_command(main, ["--run", str(run), flag, value]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert flag.removeprefix("--") in err
-
-
-def test_a_missing_run_ends_in_one_line(tmp_path, capsys):
-    for argv in ([], ["--run", str(tmp_path / "none")], ["--run", str(tmp_path)]):
-        assert run_command(main, argv) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1
-        assert "run" in err
-
-
-def test_a_run_of_a_classifier_is_refused_by_name(tmp_path, capsys):
-    linear = DEFAULTS["linear"]
-    config = replace(linear, model=replace(linear.model, features=64, classes=10))
-    run = write_trained(tmp_path / "linear", config)
-    assert run_command(main, ["--run", str(run)]) == 2
-    assert "a run of linear" in capsys.readouterr().err

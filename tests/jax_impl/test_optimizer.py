@@ -6,34 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from jax_impl.models import make_model
-from jax_impl.optimizer import (
-    CLIP_EPS,
-    Group,
-    clip_by_global_norm,
-    label_parameters,
-    make_optimizer,
-    make_transform,
-    newton_schulz_dtype,
-    optimizer_groups,
-)
-from jax_impl.tree import flatten, unflatten
-from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
+from jax_impl.optimizer import CLIP_EPS, Group, clip_by_global_norm, make_optimizer, make_transform
+from jax_impl.tree import unflatten
+from tests.helpers.optimizer_cases import CONSTANT, GPT, draw, numpy_adamw
+from twinstep.config import Config, LinearConfig, TabularConfig
 from twinstep.config import TrainConfig as Train
-from twinstep.errors import UserError
-
-GPT = Config(model=GPTConfig(depth=2, d_model=192, head_dim=32, kv_heads=2, vocab_size=50))
-CONFIGS = [
-    GPT,
-    Config(model=EmbeddingConfig(d_model=8, vocab_size=50)),
-    Config(model=LinearConfig(features=5, classes=3), data=TabularConfig()),
-    Config(model=MLPConfig(hidden=7, features=5, classes=3), data=TabularConfig()),
-]
-CONSTANT = OptimizerConfig(warmdown_fraction=0.0, beta1=0.7, beta2=0.9, eps=1e-3)
-
-
-def draw(shape, seed):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
 
 
 def run_steps(optimizer, p, grads):
@@ -43,17 +20,6 @@ def run_steps(optimizer, p, grads):
         updates, state = optimizer.update(jnp.asarray(g), state, params)
         params = optax.apply_updates(params, updates)
         path.append(np.asarray(params))
-    return path
-
-
-def numpy_adamw(p, grads, rates, beta1, beta2, eps, decay):
-    """arXiv:1711.05101, algorithm 2, the decay multiplied by the rate."""
-    m, v, path = np.zeros_like(p), np.zeros_like(p), []
-    for t, (g, rate) in enumerate(zip(grads, rates, strict=True), start=1):
-        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
-        corrected = (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
-        p = p - rate * (corrected + decay * p)
-        path.append(p)
     return path
 
 
@@ -85,38 +51,6 @@ def test_sgd_decays_apart_from_the_gradient():
     p, g = draw((6, 4), 9), draw((6, 4), 0)
     (found,) = run_steps(make_transform(replace(GPT, optimizer=CONSTANT), Group("sgd", 0.1, 0.2)), p, [g])
     np.testing.assert_allclose(found, p - 0.1 * (g + 0.2 * p), rtol=0, atol=1e-15)
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_name)
-def test_every_parameter_has_one_label(config):
-    names = list(flatten(make_model(config).params))
-    labels = label_parameters(config, names)
-    assert list(labels) == names
-    assert set(labels.values()) <= set(optimizer_groups(config))
-    with pytest.raises(UserError, match=r"'other\.weight' matches 0"):
-        label_parameters(config, [*names, "other.weight"])
-    with pytest.raises(UserError, match="matches no parameter"):
-        label_parameters(config, names[:1])
-
-
-def test_matrices_of_the_blocks_are_muons_and_no_others():
-    labels = label_parameters(GPT, list(flatten(make_model(GPT).params)))
-    assert {name for name, label in labels.items() if label != "matrix"} == {"wte.weight", "lm_head.weight"}
-    assert (labels["wte.weight"], labels["lm_head.weight"]) == ("embedding", "head")
-
-
-def test_rates_of_embedding_and_head_fall_as_the_root_of_the_width():
-    groups = optimizer_groups(GPT)
-    assert groups["embedding"] == Group("adamw", pytest.approx(0.2 * 2), 0.0)  # 768 / 192 is 4
-    assert groups["head"] == Group("adamw", pytest.approx(0.004 * 2), 0.0)
-    assert groups["matrix"] == Group("muon", 0.02, 0.0)
-
-
-def test_one_optimizer_for_all_still_does_not_decay_vectors():
-    config = replace(GPT, optimizer=OptimizerConfig(optimizer="adamw", weight_decay=0.3))
-    groups = optimizer_groups(config)
-    assert {groups[label] for label in ("embedding", "matrix", "head")} == {Group("adamw", 0.01, 0.3)}
-    assert groups["vector"] == Group("adamw", 0.01, 0.0)
 
 
 def test_clip_uses_the_norm_over_all_groups():
@@ -153,17 +87,3 @@ def test_clipping_comes_before_the_groups_part(clip_norm):
     factor = 0.5 / (norm + 1e-6) if clip_norm else 1.0
     np.testing.assert_allclose(updates["linear"]["weight"], -0.02 * 2.0 * factor, rtol=1e-12)
     np.testing.assert_allclose(updates["linear"]["bias"], -0.01 * 5 * factor / (5 * factor + 1e-3), rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("setting", "dtype", "expected"),
-    [
-        ("auto", "float64", "float64"),
-        ("auto", "float32", "float32"),
-        ("auto", "bfloat16", "float32"),
-        ("bfloat16", "float64", "bfloat16"),
-    ],
-)
-def test_the_orthogonalization_has_its_own_type(setting, dtype, expected):
-    config = replace(GPT, optimizer=OptimizerConfig(newton_schulz_dtype=setting), train=Train(dtype=dtype))
-    assert newton_schulz_dtype(config) == expected

@@ -1,22 +1,19 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers.generate_cases import BAD_FLAGS, CONFIG, ENDS, LOGITS_BV, NUCLEI
+from tests.helpers.generate_cases import CONFIG
 from torch_ref import generate as module
 from torch_ref.checkpoint import save
 from torch_ref.generate import generate, main, sample_text
 from torch_ref.models import load_weights, make_model, weight_shapes
-from torch_ref.sampling import filter_logits, sample
 from twinstep.config import Config
 from twinstep.data import ByteTokenizer
 from twinstep.errors import run_command
 from twinstep.generation import NO_TOKEN
 from twinstep.init import initial_weights
-from twinstep.presets import DEFAULTS
 from twinstep.progress import first_facts
 from twinstep.run_dir import create_run, write_run
 
@@ -111,46 +108,6 @@ def test_a_stop_token_within_a_prompt_ends_nothing(gpt):
     assert rows[1, -1] != NO_TOKEN
 
 
-def test_top_k_leaves_the_k_largest_logits():
-    kept = filter_logits(torch.tensor(LOGITS_BV), 2, 1.0).isfinite()
-    assert kept.tolist() == [[True, True, False, False], [False, False, True, True]]
-
-
-@pytest.mark.parametrize(("top_p", "count"), NUCLEI)
-def test_top_p_leaves_the_fewest_tokens_that_reach_it(top_p, count):
-    kept = filter_logits(torch.tensor(LOGITS_BV), None, top_p).isfinite()
-    assert kept.tolist() == [[i < count for i in range(4)], [3 - i < count for i in range(4)]]
-
-
-def test_top_p_counts_probability_among_the_top_k():
-    # 0.4 of 0.7 is more than 0.5: the nucleus is one token, where without top-k it would be two.
-    assert filter_logits(torch.tensor(LOGITS_BV), 2, 0.5).isfinite()[0].tolist() == [True, False, False, False]
-
-
-def test_tokens_come_with_their_probability():
-    uniform_B = (torch.arange(1000) + 0.5) / 1000  # each number in [0, 1) once
-    logits_BV = torch.tensor(LOGITS_BV[:1]).expand(1000, 4)
-    assert sample(logits_BV, uniform_B, 1.0, None, 1.0).bincount(minlength=4).tolist() == [400, 300, 200, 100]
-    sharper = LOGITS_BV[0] / 0.5
-    expected = 1000 * np.exp(sharper) / np.exp(sharper).sum()
-    counts = sample(logits_BV, uniform_B, 0.5, None, 1.0).bincount(minlength=4).numpy()
-    assert np.abs(counts - expected).max() <= 1
-
-
-@pytest.mark.parametrize("number", ENDS)
-def test_the_ends_of_the_unit_interval_choose_tokens_that_have_a_probability(number):
-    logits_BV = torch.full((1, 1000), -torch.inf)
-    logits_BV[0, [300, 400, 500]] = torch.tensor([1.0, 2.0, 3.0])
-    token = sample(logits_BV, torch.full((1,), number), 1.0, None, 1.0)
-    assert int(token) == (300 if number == 0 else 500)
-
-
-def test_temperature_zero_takes_the_first_of_the_likeliest():
-    logits_BV = torch.tensor([[1.0, 5.0, 5.0, 2.0]])
-    assert sample(logits_BV, torch.tensor([0.9]), 0.0, None, 1.0).tolist() == [1]
-    assert sample(logits_BV, torch.tensor([0.9]), 1e-30, None, 1.0).tolist() == [1]
-
-
 def printed(capfdbinary, *argv: str) -> bytes:
     assert run_command(main, list(argv)) == 0
     out, err = capfdbinary.readouterr()
@@ -164,39 +121,6 @@ def test_the_command_prints_the_prompt_and_its_continuation_only(run, gpt, capfd
     assert out.decode() == "def f" + bytes(token for token in tokens if token != 0xFF).decode(errors="replace")
 
 
-def test_the_command_prints_several_samples_one_after_another(run, capfdbinary):
-    argv = ["--run", str(run), "--prompt", "x", "--max-tokens", "8", "--seed", "5"]
-    one = printed(capfdbinary, *argv)
-    two = printed(capfdbinary, *argv, "--samples", "2")
-    assert two.startswith(one + b"\nx")
-
-
 def test_the_command_begins_a_document_without_a_prompt(run, gpt, capfdbinary):
     out = printed(capfdbinary, "--run", str(run), "--max-tokens", "9", "--temperature", "0")
     assert out.decode() == sample_text(gpt, CONFIG, ByteTokenizer(), "", 9, 0.0, 0)
-
-
-@pytest.mark.parametrize(("flag", "value"), BAD_FLAGS)
-def test_a_bad_flag_ends_in_one_line_that_names_it(run, capsys, flag, value):
-    assert run_command(main, ["--run", str(run), flag, value]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert flag.removeprefix("--") in err
-
-
-def test_a_missing_run_ends_in_one_line(tmp_path, capsys):
-    for argv in ([], ["--run", str(tmp_path / "none")], ["--run", str(tmp_path)]):
-        assert run_command(main, argv) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1
-        assert "run" in err
-
-
-def test_a_run_of_a_classifier_is_refused_by_name(tmp_path, capsys):
-    linear = DEFAULTS["linear"]
-    config = replace(linear, model=replace(linear.model, features=64, classes=10))
-    run = write_trained(tmp_path / "linear", config)
-    assert run_command(main, ["--run", str(run)]) == 2
-    assert "a run of linear" in capsys.readouterr().err

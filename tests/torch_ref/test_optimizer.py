@@ -4,45 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.optimizer_cases import CONFIGS, CONSTANT, GPT, draw, numpy_adamw
 from torch_ref.models import make_model
 from torch_ref.muon import Muon
-from torch_ref.optimizer import (
-    Group,
-    clip_by_global_norm,
-    label_parameters,
-    newton_schulz_dtype,
-    optimizer_groups,
-    set_schedule,
-    setup_optimizers,
-)
-from twinstep.config import Config, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, OptimizerConfig, TabularConfig
+from torch_ref.optimizer import clip_by_global_norm, set_schedule, setup_optimizers
+from twinstep.config import Config, LinearConfig, OptimizerConfig, TabularConfig
 from twinstep.config import TrainConfig as Train
-from twinstep.errors import UserError
 
-GPT = Config(model=GPTConfig(depth=2, d_model=192, head_dim=32, kv_heads=2, vocab_size=50))
 LINEAR = Config(model=LinearConfig(features=4, classes=3), data=TabularConfig(), train=Train(steps=8, dtype="float64"))
-CONFIGS = [
-    GPT,
-    Config(model=EmbeddingConfig(d_model=8, vocab_size=50)),
-    LINEAR,
-    Config(model=MLPConfig(hidden=7, features=5, classes=3), data=TabularConfig()),
-]
-CONSTANT = OptimizerConfig(warmdown_fraction=0.0, beta1=0.7, beta2=0.9, eps=1e-3)
-
-
-def draw(shape, seed):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
-
-
-def numpy_adamw(p, grads, rates, beta1, beta2, eps, decay):
-    """arXiv:1711.05101, algorithm 2, the decay multiplied by the rate."""
-    m, v, path = np.zeros_like(p), np.zeros_like(p), []
-    for t, (g, rate) in enumerate(zip(grads, rates, strict=True), start=1):
-        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
-        corrected = (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
-        p = p - rate * (corrected + decay * p)
-        path.append(p)
-    return path
 
 
 def run_steps(config, optimizers, parameter, grads):
@@ -101,19 +70,10 @@ def test_sgd_decays_apart_from_the_gradient():
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_name)
-def test_every_parameter_has_one_label_and_one_optimizer(config):
+def test_every_parameter_has_one_optimizer(config):
     model = make_model(config)
-    names = [name for name, _ in model.named_parameters()]
-    labels = label_parameters(config, names)
-    assert list(labels) == names
-    assert set(labels.values()) <= set(optimizer_groups(config))
-    with pytest.raises(UserError, match=r"'other\.weight' matches 0"):
-        label_parameters(config, [*names, "other.weight"])
-    with pytest.raises(UserError, match="matches no parameter"):
-        label_parameters(config, names[:1])
-    owned = [
-        p for optimizer in setup_optimizers(config, model) for group in optimizer.param_groups for p in group["params"]
-    ]
+    groups = [group for optimizer in setup_optimizers(config, model) for group in optimizer.param_groups]
+    owned = [p for group in groups for p in group["params"]]
     assert sorted(map(id, owned)) == sorted(id(p) for p in model.parameters())
 
 
@@ -125,20 +85,6 @@ def test_matrices_of_the_blocks_are_muons_and_no_others():
     assert [group["label"] for group in adamw.param_groups] == ["embedding", "head"]
     assert [group["label"] for group in muon.param_groups] == ["matrix"]
     assert len(muon.param_groups[0]["params"]) == 12
-
-
-def test_rates_of_embedding_and_head_fall_as_the_root_of_the_width():
-    groups = optimizer_groups(GPT)
-    assert groups["embedding"] == Group("adamw", pytest.approx(0.2 * 2), 0.0)  # 768 / 192 is 4
-    assert groups["head"] == Group("adamw", pytest.approx(0.004 * 2), 0.0)
-    assert groups["matrix"] == Group("muon", 0.02, 0.0)
-
-
-def test_one_optimizer_for_all_still_does_not_decay_vectors():
-    config = replace(GPT, optimizer=OptimizerConfig(optimizer="adamw", weight_decay=0.3))
-    groups = optimizer_groups(config)
-    assert {groups[label] for label in ("embedding", "matrix", "head")} == {Group("adamw", 0.01, 0.3)}
-    assert groups["vector"] == Group("adamw", 0.01, 0.0)
 
 
 def test_the_schedule_is_written_into_every_group():
@@ -165,17 +111,3 @@ def test_clip_uses_the_norm_over_all_groups(max_norm, factor):
     assert float(clip_by_global_norm(model, max_norm)) == pytest.approx(10.0)  # before clipping
     np.testing.assert_allclose(model[0].grad, 3 * factor, rtol=1e-6)
     np.testing.assert_allclose(model[1].grad, 4 * factor, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("setting", "dtype", "expected"),
-    [
-        ("auto", "float64", torch.float64),
-        ("auto", "float32", torch.float32),
-        ("auto", "bfloat16", torch.float32),
-        ("bfloat16", "float64", torch.bfloat16),
-    ],
-)
-def test_the_orthogonalization_has_its_own_type(setting, dtype, expected):
-    config = replace(GPT, optimizer=OptimizerConfig(newton_schulz_dtype=setting), train=Train(dtype=dtype))
-    assert newton_schulz_dtype(config) == expected
