@@ -1,4 +1,4 @@
-"""A torch model, a half-right NNX port, and which line of it is wrong."""
+"""A torch model, a nearly right NNX port, and what is wrong in the port."""
 
 import numpy as np
 import optax
@@ -10,8 +10,8 @@ from torch import nn
 from parity import Rule, carry, compare, nnx_function
 from parity.result import Result
 
-# torch's name -> the port's, and the transpose of a weight of (out, in)
-# that becomes a kernel of (in, out).
+# torch's names -> the port's; a weight of (out, in) is transposed to a
+# kernel of (in, out).
 RULES = (
     Rule(r"(fc\d)\.weight", r"\1.kernel", axes=(1, 0)),
     Rule(r"norm\.weight", "norm.scale"),

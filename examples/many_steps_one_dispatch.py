@@ -1,7 +1,7 @@
-"""A training of the linear classifier in one dispatch: `scan_train_steps`.
+"""Train the linear classifier in one dispatch: `scan_train_steps`.
 
-A step so small takes less time than calling it: JAX dispatches once, XLA
-loops. The same steps as those of `python -m jax_impl.train linear`.
+Calling a step this small takes longer than the step: JAX dispatches once,
+and XLA loops. The steps are those of `python -m jax_impl.train linear`.
 """
 
 from functools import partial

@@ -19,9 +19,9 @@ def main() -> list[float]:
     optimizer = optax.adamw(0.01, weight_decay=0.01)
 
     def mean_loss(params):
-        logits_BK = inputs_BF @ params["weight"].T + params["bias"]
+        logits_BV = inputs_BF @ params["weight"].T + params["bias"]
         return optax.softmax_cross_entropy_with_integer_labels(
-            logits_BK, targets_B
+            logits_BV, targets_B
         ).mean()
 
     @jax.jit

@@ -33,7 +33,7 @@ def make_optimizer() -> optax.GradientTransformation:
         steps=5,
         dtype=jnp.dtype("float64"),
     )
-    # A label for a module holds for all that is in it.
+    # A label for a module holds for every parameter in it.
     labels = {"embedding": "adamw", "linear": "muon"}
     return optax.multi_transform({"adamw": adamw, "muon": matrix}, labels)
 

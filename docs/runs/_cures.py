@@ -1,4 +1,4 @@
-"""What mends each fault of the parity engine's catalogue, by the fault's name."""
+"""The cure of each fault of the parity engine's catalogue, by the fault's name."""
 
 CURES = {
     # data
@@ -15,7 +15,7 @@ CURES = {
     "own initialization": "draw the weights once and load them on both sides",
     # schedule
     "warm-up from zero": "rate (step + 1)/n at step 0",
-    "schedule one step early": "divide by the steps, not the steps less one",
+    "schedule one step early": "divide by the number of steps, not by one less",
     "schedule backwards": "print the rate of every step once",
     "momentum not warmed up": "schedule the momentum too",
     "decay not scheduled": "multiply the decay by its own schedule",
@@ -31,7 +31,7 @@ CURES = {
     "no query/key norm": "normalize queries and keys before their product",
     "mask off by one": "query t sees keys up to and with t; test causality through gradients",
     "mask added in bfloat16": "mask by `where`, in float32",
-    "softmax in bfloat16": "scores and softmax in float32, weights back to the compute type",
+    "softmax in bfloat16": "scores and softmax in float32, weights back to the compute dtype",
     "no attention scale": "divide the scores by the root of the head's width",
     "attention scale twice": "scale in the attention function only",
     "key heads tiled": "repeat each key head for its group: head h reads h div G",
@@ -59,7 +59,7 @@ CURES = {
     "loss in bits": "natural logarithm in the loss, bits only in the report",
     "logit not squeezed": "logits[..., 0] before the binary cross-entropy",
     "mean of the devices' means": "`psum` of sums and of counts, then one division",
-    "same examples on every device": "pass the shard's number to the loader",
+    "same examples on every device": "pass the index of the shard to the loader",
     "BatchNorm per device": "give BatchNorm the mapped axis",
     # gradients
     "softcap straight through": "differentiate the cap: no stop_gradient, no custom rule",
@@ -107,7 +107,7 @@ CURES = {
     "resume without the schedule": "save the step and read the schedule from it",
     "resume without the step": "save the step",
     "resume without statistics": "save the buffers",
-    "resume through bfloat16": "save in the type of the parameters",
+    "resume through bfloat16": "save in the dtype of the parameters",
     "resume at the first batch": "make the position in the data a number that follows from the step",
     "optimizer state not carried on": "return the state from the step and pass it on",
     # evaluation

@@ -6,7 +6,7 @@ FEATURES, CLASSES, EXAMPLES = 6, 4, 8
 
 
 def batch() -> tuple[np.ndarray, np.ndarray]:
-    """inputs (8, 6), targets (8,); the ignored ones are not evenly divided among the halves."""
+    """inputs (8, 6), targets (8,); the halves have different numbers of ignored ones."""
     random = np.random.default_rng(0)
     targets_B = random.integers(0, CLASSES, EXAMPLES)
     targets_B[[5, 6, 7]] = -1

@@ -17,11 +17,11 @@ from parity.result import STAGES
 
 MEASURED = Path(__file__).parent / "faults.json"
 IMAGES = Path(os.environ.get("TWINSTEP_IMAGES", "docs/images"))
-BEYOND = 14.0  # decades over the budget at which the colour ends
+BEYOND = 14.0  # powers of ten beyond the budget at which the colour ends
 
 
 def symptom(fault: dict[str, Any]) -> str:
-    """Where the engine saw it first, and how many times the budget the error was."""
+    """Where the engine saw it first, and the error as a multiple of the budget."""
     size = "beyond measure" if fault["ratio_to_budget"] is None else f"{decades(fault['ratio_to_budget'])} × budget"
     where = f"`{fault['tensor']}`" if fault["tensor"] else ""
     return f"{where}, step {fault['step']}: {size}"

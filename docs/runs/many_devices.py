@@ -18,53 +18,54 @@ from docs.runs._regression import batch, start
 from jax_impl.losses import IGNORE, softmax_cross_entropy
 
 N, AXIS = 2, "data"
-WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
+REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(AXIS)
 
 
-def summed_loss(weight_KF, inputs_BF, targets_B):
-    return softmax_cross_entropy(inputs_BF @ weight_KF.T, targets_B).sum()
+def summed_loss(weight_VF, inputs_BF, targets_B):
+    return softmax_cross_entropy(inputs_BF @ weight_VF.T, targets_B).sum()
 
 
-def mean_loss(weight_KF, inputs_BF, targets_B):
-    return summed_loss(weight_KF, inputs_BF, targets_B) / (targets_B != IGNORE).sum()
+def mean_loss(weight_VF, inputs_BF, targets_B):
+    return summed_loss(weight_VF, inputs_BF, targets_B) / (targets_B != IGNORE).sum()
 
 
-def by_pmap(weight_KF, inputs_BF, targets_B):
-    """Each device computes the gradient of its share; `psum` adds shares and counts. The batch has a device axis."""
+def by_pmap(weight_VF, inputs_BF, targets_B):
+    """Each device computes the gradient of its shard; `psum` adds gradients and counts. The batch has a device axis."""
 
-    def share(weight_KF, inputs_BF, targets_B):
-        grad = jax.grad(summed_loss)(weight_KF, inputs_BF, targets_B)
+    def on_device(weight_VF, inputs_BF, targets_B):
+        grad = jax.grad(summed_loss)(weight_VF, inputs_BF, targets_B)
         return jax.lax.psum(grad, AXIS) / jax.lax.psum((targets_B != IGNORE).sum(), AXIS)
 
-    step = jax.pmap(share, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None)
-    return step(weight_KF, inputs_BF.reshape(N, -1, inputs_BF.shape[1]), targets_B.reshape(N, -1))
+    step = jax.pmap(on_device, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None)
+    return step(weight_VF, inputs_BF.reshape(N, -1, inputs_BF.shape[1]), targets_B.reshape(N, -1))
 
 
-def by_shard_map(weight_KF, inputs_BF, targets_B, sum_again=False):
-    """The same without a device axis. The weight is one for all, so its gradient comes out summed over the devices."""
+def by_shard_map(weight_VF, inputs_BF, targets_B, sum_again=False):
+    """The same without a device axis. The weight is replicated, so its gradient comes out summed over the devices."""
 
-    def share(weight_KF, inputs_BF, targets_B):
-        grad = jax.grad(summed_loss)(weight_KF, inputs_BF, targets_B)
+    def on_device(weight_VF, inputs_BF, targets_B):
+        grad = jax.grad(summed_loss)(weight_VF, inputs_BF, targets_B)
         grad = jax.lax.psum(grad, AXIS) if sum_again else grad
         return grad / jax.lax.psum((targets_B != IGNORE).sum(), AXIS)
 
     mesh = Mesh(np.array(jax.devices()), AXIS)
-    specs = WHOLE, DIVIDED, DIVIDED
-    return jax.jit(jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=WHOLE))(weight_KF, inputs_BF, targets_B)
+    specs = REPLICATED, SHARDED, SHARDED
+    step = jax.jit(jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=REPLICATED))
+    return step(weight_VF, inputs_BF, targets_B)
 
 
-def by_sharding(weight_KF, inputs_BF, targets_B, weight_spec=WHOLE):
+def by_sharding(weight_VF, inputs_BF, targets_B, weight_spec=REPLICATED):
     """The code of one device; the arrays say where they lie and the compiler adds the communication."""
     mesh = Mesh(np.array(jax.devices()), AXIS)
-    weight_KF = jax.device_put(weight_KF, NamedSharding(mesh, weight_spec))
-    inputs_BF, targets_B = jax.device_put((inputs_BF, targets_B), NamedSharding(mesh, DIVIDED))
+    weight_VF = jax.device_put(weight_VF, NamedSharding(mesh, weight_spec))
+    inputs_BF, targets_B = jax.device_put((inputs_BF, targets_B), NamedSharding(mesh, SHARDED))
     step = jax.jit(jax.grad(mean_loss), out_shardings=NamedSharding(mesh, weight_spec))
-    return step(weight_KF, inputs_BF, targets_B)
+    return step(weight_VF, inputs_BF, targets_B)
 
 
-def by_fsdp(weight_KF, inputs_BF, targets_B):
-    """As `by_sharding`, with the weight and its gradient divided as well."""
-    return by_sharding(weight_KF, inputs_BF, targets_B, DIVIDED)
+def by_fsdp(weight_VF, inputs_BF, targets_B):
+    """As `by_sharding`, with the weight and its gradient sharded as well."""
+    return by_sharding(weight_VF, inputs_BF, targets_B, SHARDED)
 
 
 def on_ddp() -> dict[str, np.ndarray]:
@@ -81,27 +82,27 @@ def within(found: np.ndarray, expected: np.ndarray) -> str:
 
 
 def show(name: str, found, expected) -> None:
-    shares = f"{found.addressable_shards[0].data.shape}" if isinstance(found, jax.Array) else ""
-    print(f"{name:<44} {within(np.asarray(found), expected):<10} {shares}".rstrip())
+    shape = f"{found.addressable_shards[0].data.shape}" if isinstance(found, jax.Array) else ""
+    print(f"{name:<44} {within(np.asarray(found), expected):<12} {shape}".rstrip())
 
 
 def same_gradient() -> None:
     print("== gradient ==")
-    weight_KF, (inputs_BF, targets_B) = jnp.asarray(start()), batch()
-    expected = np.asarray(jax.grad(mean_loss)(weight_KF, inputs_BF, targets_B))
-    print(f"{'two devices, beside one':<44} {'apart':<10} on each device")
-    show("pmap, psum of sums and counts", by_pmap(weight_KF, inputs_BF, targets_B), expected)
-    show("shard_map", by_shard_map(weight_KF, inputs_BF, targets_B), expected)
-    show("jit, batch divided", by_sharding(weight_KF, inputs_BF, targets_B), expected)
-    show("jit, batch and weight divided (fsdp)", by_fsdp(weight_KF, inputs_BF, targets_B), expected)
+    weight_VF, (inputs_BF, targets_B) = jnp.asarray(start()), batch()
+    expected = np.asarray(jax.grad(mean_loss)(weight_VF, inputs_BF, targets_B))
+    print(f"{'two devices, beside one':<44} {'difference':<12} on each device")
+    show("pmap, psum of sums and counts", by_pmap(weight_VF, inputs_BF, targets_B), expected)
+    show("shard_map", by_shard_map(weight_VF, inputs_BF, targets_B), expected)
+    show("jit, batch sharded", by_sharding(weight_VF, inputs_BF, targets_B), expected)
+    show("jit, batch and weight sharded (fsdp)", by_fsdp(weight_VF, inputs_BF, targets_B), expected)
     ddp = on_ddp()
     show("DDP, processes x sum / count of all", ddp["mean over all"], expected)
     print("== wrong ==")
     parts = zip(np.split(inputs_BF, N), np.split(targets_B, N), strict=True)
-    halves = [jax.grad(mean_loss)(weight_KF, inputs, targets) for inputs, targets in parts]
-    print(f"{'two devices, beside one':<44} apart")
+    halves = [jax.grad(mean_loss)(weight_VF, inputs, targets) for inputs, targets in parts]
+    print(f"{'two devices, beside one':<44} difference")
     show("DDP, each process its own mean", ddp["mean of means"], expected)
-    show("shard_map, psum of the gradient as well", by_shard_map(weight_KF, inputs_BF, targets_B, True), expected)
+    show("shard_map, psum of the gradient as well", by_shard_map(weight_VF, inputs_BF, targets_B, True), expected)
     show("the mean of two means, by hand", np.mean(halves, axis=0), expected)
 
 
@@ -109,12 +110,11 @@ def communication() -> None:
     """What the compiler put in, read off the compiled step."""
     print("== communication ==")
     mesh = Mesh(np.array(jax.devices()), AXIS)
-    split = NamedSharding(mesh, DIVIDED)
-    inputs_BF, targets_B = jax.device_put(batch(), split)
-    for name, spec in {"weight on every device": WHOLE, "weight divided": DIVIDED}.items():
-        weight_KF = jax.device_put(start(), NamedSharding(mesh, spec))
+    inputs_BF, targets_B = jax.device_put(batch(), NamedSharding(mesh, SHARDED))
+    for name, spec in {"weight replicated": REPLICATED, "weight sharded": SHARDED}.items():
+        weight_VF = jax.device_put(start(), NamedSharding(mesh, spec))
         step = jax.jit(jax.grad(mean_loss), out_shardings=NamedSharding(mesh, spec))
-        text = step.lower(weight_KF, inputs_BF, targets_B).compile().as_text()
+        text = step.lower(weight_VF, inputs_BF, targets_B).compile().as_text()
         found = Counter(re.findall(r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all)\(", text))
         print(f"{name:<24}", ", ".join(sorted(found)))
 

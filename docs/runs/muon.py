@@ -1,4 +1,4 @@
-"""Muon from momentum to Newton-Schulz, and how far the published Muons are from this one."""
+"""Muon from momentum to Newton-Schulz, and how far the published Muons are from twinstep's."""
 
 import inspect
 import os
@@ -63,7 +63,7 @@ def draw(spectra: dict[int, np.ndarray]) -> None:
     figure.savefig(IMAGES / "muon.png", dpi=110)
 
 
-def house(gradients: list[np.ndarray], start: np.ndarray) -> list[np.ndarray]:
+def twinstep(gradients: list[np.ndarray], start: np.ndarray) -> list[np.ndarray]:
     constant = optax.constant_schedule
     return of_optax(
         muon(constant(RATE), constant(MOMENTUM), constant(0.0), steps=5, dtype=jnp.dtype("float64")), gradients, start
@@ -104,20 +104,20 @@ def keller_jordan(gradients: list[np.ndarray], dtype: torch.dtype) -> list[np.nd
 
 
 def shown(gap: float, rounded: bool) -> str:
-    """A bound where the digits are those of float64's rounding, or of bfloat16's, which each processor does its way."""
+    """A bound where the digits are those of float64's rounding, or of bfloat16's, which differ between processors."""
     if rounded:
         return "< 0.2" if gap < 0.2 else "< 1" if gap < 1 else "> 1"
     return "<= 1e-13" if gap <= 1e-13 else f"{gap:.2g}"
 
 
 def differences() -> None:
-    """Relative L2 distance of each update from the house's, in float64 unless said otherwise."""
+    """Relative L2 distance of each update from twinstep's, in float64 unless said otherwise."""
     print("== differences ==")
     print(f"{'update of':<42} {'shape':<9} {'step 1':>8} {'step 2':>8} {'step 3':>8} {'size':>6}")
     for shape in ((64, 96), (96, 64)):
         gradients = [gradient_like(*shape, seed) for seed in range(1, STEPS + 1)]
         start = gradient_like(*shape, 9)
-        ours = house(gradients, start)
+        ours = twinstep(gradients, start)
         contrib = optax.contrib.muon(RATE, beta=MOMENTUM)
         torch_or_in = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=0)
         mirrored = optax.contrib.muon(RATE, beta=MOMENTUM, muon_weight_dimension_numbers={"w": torch_or_in})
@@ -140,14 +140,14 @@ def differences() -> None:
 
 
 def defaults() -> None:
-    """What each is when nothing is said, read off the installed versions; "match_rms_adamw" off one update's size."""
+    """The defaults of the installed versions; what "match_rms_adamw" does, from the size of one update."""
     print("== defaults ==")
     o = OptimizerConfig()
     torch_defaults = inspect.signature(torch.optim.Muon.__init__).parameters
     optax_defaults = inspect.signature(optax.contrib.muon).parameters
     print(f"{'':<20} {'rate':>8} {'momentum':>13} {'eps':>7} {'decay':>6}")
     momentum = f"{o.momentum_start} to {o.momentum_end}"
-    print(f"{'this house':<20} {o.matrix_lr:>8} {momentum:>13} {EPS:>7} {o.matrix_weight_decay:>6}")
+    print(f"{'twinstep':<20} {o.matrix_lr:>8} {momentum:>13} {EPS:>7} {o.matrix_weight_decay:>6}")
     row = [torch_defaults[name].default for name in ("lr", "momentum", "eps", "weight_decay")]
     print(f"{'torch.optim.Muon':<20} {row[0]:>8} {row[1]:>13} {row[2]:>7} {row[3]:>6}")
     row = [optax_defaults[name].default for name in ("beta", "eps", "weight_decay")]

@@ -49,7 +49,7 @@ def describe(name: str, update: torch.Tensor) -> None:
 
 def why_matrices() -> None:
     """The update of a 64 x 96 matrix whose inputs, as activations do, vary mostly along a few directions."""
-    print("== spread ==")
+    print("== directions ==")
     random = np.random.default_rng(0)
     inputs = random.normal(size=(256, 96)) * (np.arange(1, 97) ** -1.0)
     weight = torch.zeros(64, 96, dtype=torch.float64, requires_grad=True)

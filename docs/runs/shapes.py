@@ -28,16 +28,16 @@ def by_hand() -> None:
     print("== linear ==")
     random = np.random.default_rng(0)
     inputs_BF, targets_B = random.normal(size=(4, 10)), np.array([0, 1, 1, 0])
-    weight_KF, bias_K = random.normal(size=(2, 10)) / 3, np.zeros(2)
+    weight_VF, bias_V = random.normal(size=(2, 10)) / 3, np.zeros(2)
     print(f"{'':<22} {'torch':<12} jax")
-    torch_logits = F.linear(torch.tensor(inputs_BF), torch.tensor(weight_KF), torch.tensor(bias_K))
-    logits = jnp.asarray(inputs_BF) @ weight_KF.T + bias_K
+    torch_logits = F.linear(torch.tensor(inputs_BF), torch.tensor(weight_VF), torch.tensor(bias_V))
+    logits = jnp.asarray(inputs_BF) @ weight_VF.T + bias_V
     torch_nats = torch_softmax_cross_entropy(torch_logits, torch.tensor(targets_B))
     nats = softmax_cross_entropy(logits, jnp.asarray(targets_B))
     rows = {
         "x": (inputs_BF, inputs_BF),
-        "weight": (weight_KF, weight_KF),
-        "bias": (bias_K, bias_K),
+        "weight": (weight_VF, weight_VF),
+        "bias": (bias_V, bias_V),
         "logits = x Wᵀ + b": (torch_logits, logits),
         "targets": (targets_B, targets_B),
         "nats per example": (torch_nats, nats),

@@ -1,4 +1,4 @@
-"""The real transformers.Trainer on the same weights and batches as the house's torch loop, to the same losses."""
+"""The real transformers.Trainer on the same weights and batches as our torch loop, to the same losses."""
 
 import dataclasses
 import logging
@@ -23,7 +23,7 @@ from torch_ref.step import train_step
 from twinstep.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, TrainConfig
 from twinstep.init import initial_weights
 
-HF_IGNORE = -100  # transformers counts labels by it; the house's is -1
+HF_IGNORE = -100  # transformers counts labels by it; ours is -1
 STEPS, MICRO, ACCUMULATION, LENGTH, VOCABULARY = 8, 2, 2, 12, 61
 CONFIG = Config(
     model=GPTConfig(depth=2, d_model=32, head_dim=8, kv_heads=2, vocab_size=VOCABULARY),
@@ -56,7 +56,7 @@ class Sequences(Dataset):
 
 
 class ForTrainer(nn.Module):
-    """The house's model under the names that Trainer expects: it calls model(**inputs)."""
+    """Our model under the names that Trainer expects: it calls model(**inputs)."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -97,7 +97,7 @@ def start() -> nn.Module:
     return model.train()
 
 
-def house_losses(config: Config) -> Iterator[float]:
+def our_losses(config: Config) -> Iterator[float]:
     model = start()
     optimizers = setup_optimizers(config, model)
     tokens, targets = (torch.tensor(x.reshape(STEPS, ACCUMULATION, MICRO, LENGTH).copy()) for x in examples())
@@ -112,7 +112,7 @@ def trainer_losses(config: Config) -> list[float]:
     calls = iter(range(STEPS * ACCUMULATION))
 
     def compute_loss(outputs, labels, num_items_in_batch):
-        """num_items_in_batch: targets that count in the whole step, as in the house's loop."""
+        """num_items_in_batch: targets that count in the whole step, as in our loop."""
         targets = torch.where(labels == HF_IGNORE, -1, labels)
         loss = softmax_cross_entropy(outputs["logits"], targets).sum() / num_items_in_batch
         losses[next(calls)] = loss.item()
@@ -156,7 +156,7 @@ def same_losses() -> None:
     columns = []
     for name in ("adamw", "muon"):
         config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, optimizer=name))
-        pairs = zip(house_losses(config), trainer_losses(config), strict=True)
+        pairs = zip(our_losses(config), trainer_losses(config), strict=True)
         columns.append([f"{a:.6f}   {b:.6f}  {within(a, b)}" for a, b in pairs])
     for step, (left, right) in enumerate(zip(*columns, strict=True), 1):
         print(f"{step:<5} {left:<36} {right}")
@@ -167,7 +167,7 @@ def within(a: float, b: float) -> str:
     return "<= 1e-12" if gap <= 1e-12 else f"{gap:.1e}"
 
 
-# What Trainer is told, and the statement of the house's loop that does it.
+# What Trainer is told, and the statement of our loop that does it.
 OPTIONS = {
     "ddp_backend": "torch_ref/parallel.py wrap",
     "fsdp": "jax_impl/parallel.py fsdp_steps",
@@ -192,7 +192,7 @@ def table() -> None:
     """Raises KeyError for an option that transformers no longer has, and the hooks' error for a line that is gone."""
     print("== table of options ==")
     fields = {field.name: field for field in dataclasses.fields(TrainingArguments)}
-    print("| `TrainingArguments` | its default | the line of the house's loop |\n|---|---|---|")
+    print("| `TrainingArguments` | its default | the line of our loop |\n|---|---|---|")
     for option, selection in OPTIONS.items():
         line = select_code(selection).splitlines()[0]
         print(f"| `{option}` | `{fields[option].default}` | `{line}` in `{selection.split(' ')[0]}` |")
