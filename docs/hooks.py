@@ -66,7 +66,8 @@ def select_code(what: str, root: Path = ROOT) -> str:
     source = (root / match["path"]).read_text()
     node: Any = ast.parse(source)
     for name in match["symbol"].split(".") if match["symbol"] else []:
-        node = next((child for child in ast.walk(node) if getattr(child, "name", None) == name), None)
+        named = (child for child in ast.walk(node) if isinstance(child, ast.FunctionDef | ast.ClassDef))
+        node = next((child for child in named if child.name == name), None)
         if node is None:
             raise DirectiveError(f"{what!r}: there is no {name!r}")
     lines = source.splitlines()

@@ -1,7 +1,8 @@
-"""The loss of a micro-batch; a language model's in chunks of time where its logits are many.
+"""The loss of a micro-batch, with derivatives that are fast where the logits are many.
 
 Logits (B, T, V), their softcap, softmax and gradients are a training step's largest arrays by far once V is large.
-A chunk of T meets the head, gives its sums and at once its gradients, and its logits are gone before the next.
+So the cross-entropy's gradient is one pass over them, and a language model's large logits come in chunks of T: a chunk
+meets the head, gives its sums and at once its gradients, and its logits are gone before the next.
 
 Shapes: B batch, T time, D model, V vocabulary, P chunks, t time of a chunk.
 """
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_impl.losses import IGNORE, Sums, loss_sums
+from jax_impl.losses import IGNORE, Sums, loss_sums, softmax_cross_entropy
 from jax_impl.models import forward
 from jax_impl.models.gpt import GPT
 from twinstep.config import Config, GPTConfig
@@ -35,9 +36,36 @@ def batch_loss(module: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> S
     if isinstance(module, GPT):
         chunks = count_chunks(targets.size, targets.shape[-1], module.lm_head.out_features)
     if chunks == 1:
-        return loss_sums(forward(module, batch, key), targets)
+        return loss_sums(forward(module, batch, key), targets, cross_entropy=one_pass_cross_entropy)
     head, weights = head_of(module)
     return chunked_loss(head, chunks, weights, module.hidden(batch["tokens"]), targets)
+
+
+@jax.custom_vjp
+def one_pass_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """`softmax_cross_entropy`, whose gradient is probability minus one-hot in one pass over the logits.
+
+    The lookup's own rule would scatter into an array of zeros first.
+    """
+    return softmax_cross_entropy(logits, targets)
+
+
+def _cross_entropy_forward(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any]:
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    at_target = jnp.take_along_axis(wide, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    logsum = jax.nn.logsumexp(wide, axis=-1)
+    return jnp.where(targets == IGNORE, 0, logsum - at_target), (logits, targets, logsum)
+
+
+def _cross_entropy_backward(saved: Any, dnats: jax.Array) -> tuple[jax.Array, None]:
+    logits, targets, logsum = saved
+    probability = jnp.exp(logits.astype(logsum.dtype) - logsum[..., None])
+    one_hot = targets[..., None] == jnp.arange(logits.shape[-1])
+    dlogits = jnp.where(targets == IGNORE, 0, dnats)[..., None] * (probability - one_hot)
+    return dlogits.astype(logits.dtype), None
+
+
+one_pass_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def count_chunks(tokens: int, length: int, vocab_size: int) -> int:
@@ -73,10 +101,10 @@ def chunked_loss(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, target
 
     Only its derivative goes by chunks: it is what would keep the logits.
     """
-    return loss_sums(head(weights, x_BTD), targets_BT)
+    return loss_sums(head(weights, x_BTD), targets_BT, cross_entropy=one_pass_cross_entropy)
 
 
-def _forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[Sums, Any]:
+def _chunks_forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[Sums, Any]:
     """The sums and, since they are linear in their own cotangent, the gradients of `nats` already."""
     B, T, D = x_BTD.shape
     t = -(-T // chunks)
@@ -86,7 +114,7 @@ def _forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT
 
     def chunk(x_BtD: jax.Array, targets_Bt: jax.Array) -> tuple[Sums, Any, jax.Array]:
         def nats(weights: Any, x_BtD: jax.Array) -> tuple[jax.Array, Sums]:
-            sums = loss_sums(head(weights, x_BtD), targets_Bt)
+            sums = loss_sums(head(weights, x_BtD), targets_Bt, cross_entropy=one_pass_cross_entropy)
             return sums.nats, sums
 
         (dweights, dx_BtD), sums = jax.grad(nats, argnums=(0, 1), has_aux=True)(weights, x_BtD)
@@ -102,9 +130,11 @@ def _forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT
     return sums, (dweights, dx_PBtD.swapaxes(0, 1).reshape(B, chunks * t, D)[:, :T])
 
 
-def _backward(head: Head, chunks: int, gradients: tuple[Any, jax.Array], dsums: Sums) -> tuple[Any, jax.Array, None]:
+def _chunks_backward(
+    head: Head, chunks: int, gradients: tuple[Any, jax.Array], dsums: Sums
+) -> tuple[Any, jax.Array, None]:
     dweights, dx_BTD = jax.tree.map(lambda g: dsums.nats.astype(g.dtype) * g, gradients)
     return dweights, dx_BTD, None
 
 
-chunked_loss.defvjp(_forward, _backward)
+chunked_loss.defvjp(_chunks_forward, _chunks_backward)

@@ -3,6 +3,7 @@
 Shapes: V classes or vocabulary; `...` any leading axes (B for classifiers, B T for language models).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,32 +22,14 @@ class Sums(NamedTuple):
     bytes: jax.Array  # UTF-8 bytes these stand for, int32
 
 
-@jax.custom_vjp
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """logits (..., V), targets (...) int -> nats (...): logsumexp(logits) - logits[target], 0 where ignored.
 
     Computed in float32 or wider.
     """
-    return _cross_entropy_forward(logits, targets)[0]
-
-
-def _cross_entropy_forward(logits: jax.Array, targets: jax.Array):
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    at_target = jnp.take_along_axis(wide, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
-    logsum = jax.nn.logsumexp(wide, axis=-1)
-    return jnp.where(targets == IGNORE, 0, logsum - at_target), (logits, targets, logsum)
-
-
-def _cross_entropy_backward(saved, dnats: jax.Array):
-    """Probability minus one-hot, in one pass over the logits; the lookup's own rule would scatter into zeros first."""
-    logits, targets, logsum = saved
-    probability = jnp.exp(logits.astype(logsum.dtype) - logsum[..., None])
-    one_hot = targets[..., None] == jnp.arange(logits.shape[-1])
-    dlogits = jnp.where(targets == IGNORE, 0, dnats)[..., None] * (probability - one_hot)
-    return dlogits.astype(logits.dtype), None
-
-
-softmax_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    at_target = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(targets == IGNORE, 0, jax.nn.logsumexp(logits, axis=-1) - at_target)
 
 
 def sigmoid_binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -58,17 +41,23 @@ def sigmoid_binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.A
     return jnp.where(targets == IGNORE, 0, jax.nn.softplus(jnp.where(targets == 1, -logits, logits)))
 
 
-def loss_sums(logits: jax.Array, targets: jax.Array, target_bytes: jax.Array | None = None) -> Sums:
+def loss_sums(
+    logits: jax.Array,
+    targets: jax.Array,
+    target_bytes: jax.Array | None = None,
+    cross_entropy: Callable[[jax.Array, jax.Array], jax.Array] = softmax_cross_entropy,
+) -> Sums:
     """All sums of one batch. One logit means a sigmoid head, several a softmax.
 
-    logits (..., V), targets (...) int, target_bytes (...) int or None.
+    logits (..., V), targets (...) int, target_bytes (...) int or None. cross_entropy: `softmax_cross_entropy`, or the
+    same with a faster derivative.
     """
     counts = targets != IGNORE
     if logits.shape[-1] == 1:
         nats = sigmoid_binary_cross_entropy(logits, targets)
         predicted = (logits[..., 0] > 0).astype(targets.dtype)
     else:
-        nats = softmax_cross_entropy(logits, targets)
+        nats = cross_entropy(logits, targets)
         predicted = jnp.argmax(logits, axis=-1).astype(targets.dtype)
     text = jnp.zeros_like(counts) if target_bytes is None else counts & (target_bytes > 0)
     return Sums(

@@ -60,9 +60,9 @@ class MuonState(NamedTuple):
 
 
 def muon(
-    learning_rate: jax.Array,
-    momentum: jax.Array,
-    weight_decay: jax.Array,
+    learning_rate: float | jax.Array,
+    momentum: float | jax.Array,
+    weight_decay: float | jax.Array,
     *,
     steps: int,
     dtype: jnp.dtype,

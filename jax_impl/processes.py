@@ -84,7 +84,7 @@ def text_of_first(text: str) -> str:
     """The first process's text, on every process."""
     if not several():
         return text
-    padded = np.zeros(TEXT_BYTES, np.uint8)
+    padded = np.zeros(TEXT_BYTES, dtype=np.uint8)
     encoded = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
     padded[: len(encoded)] = encoded
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).rstrip(b"\0").decode()

@@ -22,7 +22,7 @@ def filter_logits(logits_BV: jax.Array, top_k: int | None, top_p: float) -> jax.
         sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
         probability_BV = jax.nn.softmax(sorted_BV, axis=-1)
         likelier_BV = jnp.cumsum(probability_BV, axis=-1) - probability_BV
-        least_B1 = jnp.min(jnp.where(likelier_BV < top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+        least_B1 = jnp.amin(jnp.where(likelier_BV < top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
         logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
     return logits_BV
 
@@ -39,6 +39,6 @@ def sample(
     probability_BV = jax.nn.softmax(filter_logits(logits_BV / temperature, top_k, top_p), axis=-1)
     # A sum in another order can grow where nothing is added: only tokens that have a probability are chosen.
     cumulative_BV = jnp.where(probability_BV > 0, jnp.cumsum(probability_BV, axis=-1), 0)
-    total_B1 = jnp.max(cumulative_BV, axis=-1, keepdims=True)
+    total_B1 = jnp.amax(cumulative_BV, axis=-1, keepdims=True)
     point_B1 = jnp.minimum(uniform_B[:, None] * total_B1, jnp.nextafter(total_B1, jnp.zeros_like(total_B1)))
     return jnp.argmax(cumulative_BV > point_B1, axis=-1).astype(jnp.int32)

@@ -28,5 +28,5 @@ def muon_momentum(config: OptimizerConfig, step: jax.Array) -> jax.Array:
 def decay_multiplier(config: OptimizerConfig, steps: int, step: jax.Array) -> jax.Array:
     """1, or linearly from 1 down to 0 over the run."""
     if config.decay_schedule == "constant":
-        return jnp.ones_like(jnp.asarray(step, float))
+        return jnp.ones_like(step, float)
     return 1 - jnp.asarray(step, float) / steps

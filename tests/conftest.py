@@ -1,4 +1,4 @@
-"""Shared by all tests: a CPU, one thread each for torch under several workers, and a switch for float64 in JAX."""
+"""Shared by all tests: where and how precisely JAX computes, torch's threads, and a switch for float64 in JAX."""
 
 import os
 
@@ -8,6 +8,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 import pytest
 import torch
+
+# As the trainers set it: float32 products in full precision, on a GPU too.
+jax.config.update("jax_default_matmul_precision", "highest")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

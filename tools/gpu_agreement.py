@@ -62,7 +62,7 @@ def jax_gradients(config: Config, weights: Named, batch: Named, device: str) -> 
     """The same in JAX."""
     jax_impl.parallel.set_precision(config)
     with jax.default_device(jax.devices(device)[0]):
-        model = make_model(config)
+        model = make_model(config, None, jax_impl.parallel.attention())
 
         def mean_loss(params):
             nats, (sums, _) = summed_loss(params, model, {}, batch, jax.random.key(0))

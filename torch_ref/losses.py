@@ -38,7 +38,7 @@ def sigmoid_binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) ->
 
     The logits are squeezed: against (..., 1) the targets would broadcast to a square.
     """
-    logits = logits.squeeze(-1).to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits[..., 0].to(torch.promote_types(logits.dtype, torch.float32))
     nats = F.binary_cross_entropy_with_logits(logits, (targets == 1).to(logits.dtype), reduction="none")
     return torch.where(targets == IGNORE, 0, nats)
 
@@ -51,10 +51,10 @@ def loss_sums(logits: torch.Tensor, targets: torch.Tensor, target_bytes: torch.T
     counts = targets != IGNORE
     if logits.shape[-1] == 1:
         nats = sigmoid_binary_cross_entropy(logits, targets)
-        predicted = (logits.squeeze(-1) > 0).to(targets.dtype)
+        predicted = (logits[..., 0] > 0).to(targets.dtype)
     else:
         nats = softmax_cross_entropy(logits, targets)
-        predicted = logits.argmax(-1)
+        predicted = torch.argmax(logits, dim=-1).to(targets.dtype)
     no_bytes = torch.zeros_like(targets) if target_bytes is None else target_bytes
     text = counts & (no_bytes > 0)
     return Sums(

@@ -22,14 +22,14 @@ def orthogonalize(x_RQ: torch.Tensor, steps: int, dtype: torch.dtype) -> torch.T
     tall = x_RQ.shape[-2] > x_RQ.shape[-1]
     if tall:
         x_RQ = x_RQ.mT
-    x_RQ = x_RQ / (x_RQ.norm(dim=(-2, -1), keepdim=True) + EPS)
+    x_RQ = x_RQ / (torch.linalg.norm(x_RQ, dim=(-2, -1), keepdim=True) + EPS)
     for _ in range(steps):
         a_RR = x_RQ @ x_RQ.mT
         x_RQ = a * x_RQ + (b * a_RR + c * (a_RR @ a_RR)) @ x_RQ
     return x_RQ.mT if tall else x_RQ
 
 
-def shape_scale(shape: torch.Size) -> float:
+def shape_scale(shape: tuple[int, ...]) -> float:
     """max(1, rows/columns)^1/2: a tall matrix (out > in) takes larger steps."""
     return max(1.0, shape[-2] / shape[-1]) ** 0.5
 

@@ -30,14 +30,19 @@ def initialize(config: Config) -> None:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
+def several() -> bool:
+    """True in a run that torchrun started."""
+    return dist.is_initialized()
+
+
 def shard() -> tuple[int, int]:
     """This process's number and how many there are."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return (dist.get_rank(), dist.get_world_size()) if several() else (0, 1)
 
 
 def text_of_first(text: str) -> str:
     """The first process's text (at most TEXT_BYTES), on every process."""
-    if not dist.is_initialized():
+    if not several():
         return text
     padded = torch.zeros(TEXT_BYTES, dtype=torch.uint8)
     encoded = torch.tensor(list(text.encode()[:TEXT_BYTES]), dtype=torch.uint8)
@@ -49,7 +54,7 @@ def text_of_first(text: str) -> str:
 
 def agreed(own: int | None) -> int | None:
     """The signal on which all processes act at the same step, or None: the largest that any of them received."""
-    if not dist.is_initialized():
+    if not several():
         return own
     largest = torch.tensor(own or 0, device=device())
     dist.all_reduce(largest, dist.ReduceOp.MAX)
@@ -69,7 +74,7 @@ def close() -> None:
     A DistributedDataParallel still held by a cycle of references keeps the group's threads alive until Python ends,
     and one process in ten then ended by "terminate called without an active exception".
     """
-    if dist.is_initialized():
+    if several():
         gc.collect()
         dist.barrier()
         dist.destroy_process_group()

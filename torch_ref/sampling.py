@@ -15,14 +15,14 @@ def filter_logits(logits_BV: torch.Tensor, top_k: int | None, top_p: float) -> t
     likely as the last one that stays, stay too.
     """
     if top_k is not None and top_k < logits_BV.shape[-1]:
-        least_B1 = logits_BV.topk(top_k, dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
+        least_B1 = torch.topk(logits_BV, top_k)[0][:, -1:]
+        logits_BV = torch.where(logits_BV < least_B1, -torch.inf, logits_BV)
     if top_p < 1:
-        sorted_BV = logits_BV.sort(dim=-1, descending=True).values
-        probability_BV = sorted_BV.softmax(dim=-1)
-        likelier_BV = probability_BV.cumsum(dim=-1) - probability_BV
-        least_B1 = sorted_BV.masked_fill(likelier_BV >= top_p, torch.inf).amin(dim=-1, keepdim=True)
-        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
+        sorted_BV, _ = torch.sort(logits_BV, dim=-1, descending=True)
+        probability_BV = torch.softmax(sorted_BV, dim=-1)
+        likelier_BV = torch.cumsum(probability_BV, dim=-1) - probability_BV
+        least_B1 = torch.amin(torch.where(likelier_BV < top_p, sorted_BV, torch.inf), dim=-1, keepdim=True)
+        logits_BV = torch.where(logits_BV < least_B1, -torch.inf, logits_BV)
     return logits_BV
 
 
@@ -34,10 +34,10 @@ def sample(
     Temperature comes before the filters. At temperature 0 the likeliest token, the first of equals.
     """
     if temperature < GREEDY_BELOW:
-        return logits_BV.argmax(dim=-1)
-    probability_BV = filter_logits(logits_BV / temperature, top_k, top_p).softmax(dim=-1)
+        return torch.argmax(logits_BV, dim=-1)
+    probability_BV = torch.softmax(filter_logits(logits_BV / temperature, top_k, top_p), dim=-1)
     # A sum in another order can grow where nothing is added: only tokens that have a probability are chosen.
-    cumulative_BV = probability_BV.cumsum(dim=-1).masked_fill(probability_BV == 0, 0)
-    total_B1 = cumulative_BV.amax(dim=-1, keepdim=True)
+    cumulative_BV = torch.where(probability_BV > 0, torch.cumsum(probability_BV, dim=-1), 0)
+    total_B1 = torch.amax(cumulative_BV, dim=-1, keepdim=True)
     point_B1 = torch.minimum(uniform_B[:, None] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
-    return (cumulative_BV > point_B1).to(torch.uint8).argmax(dim=-1)
+    return torch.argmax((cumulative_BV > point_B1).to(torch.uint8), dim=-1)

@@ -8,14 +8,11 @@ from twinstep.config import OptimizerConfig
 
 def lr_multiplier(config: OptimizerConfig, steps: int, step: int) -> float:
     """Warm-up from 1/n to 1, constant, then down to `final_lr_fraction`, which only step `steps` would reach."""
-    warmup = round(config.warmup_fraction * steps)
-    warmdown = round(config.warmdown_fraction * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if step <= steps - warmdown:
-        return 1.0
-    left = (steps - step) / warmdown
-    return left + (1 - left) * config.final_lr_fraction
+    warmup, warmdown = round(config.warmup_fraction * steps), round(config.warmdown_fraction * steps)
+    up = (step + 1) / max(warmup, 1)
+    left = (steps - step) / max(warmdown, 1)
+    down = left + (1 - left) * config.final_lr_fraction
+    return up if step < warmup else 1.0 if step <= steps - warmdown else down
 
 
 def muon_momentum(config: OptimizerConfig, step: int) -> float:
@@ -26,4 +23,6 @@ def muon_momentum(config: OptimizerConfig, step: int) -> float:
 
 def decay_multiplier(config: OptimizerConfig, steps: int, step: int) -> float:
     """1, or linearly from 1 down to 0 over the run."""
-    return 1.0 if config.decay_schedule == "constant" else 1 - step / steps
+    if config.decay_schedule == "constant":
+        return 1.0
+    return 1 - step / steps

@@ -13,7 +13,7 @@ from torch import nn
 
 import jax_impl.models as jax_models
 from jax_impl.models import forward as jax_forward
-from jax_impl.models.mlp import BatchNorm
+from jax_impl.models.batch_norm import BatchNorm
 from jax_impl.step import eval_step as jax_eval_step
 from torch_ref.evaluate import evaluate, metrics
 from torch_ref.input import eval_batches, to_tensors
@@ -62,7 +62,7 @@ def statistics() -> None:
     torch_norm = nn.BatchNorm1d(1, momentum=0.1, dtype=torch.float64)
     torch_norm(torch.tensor(x))
     flax_norm = nnx.BatchNorm(1, momentum=0.9, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    ours = BatchNorm(MLPConfig(hidden=1), dtype=jnp.dtype("float64"), param_dtype=jnp.dtype("float64"), axis_name=None)
+    ours = BatchNorm(1, eps=1e-5, momentum=0.1, param_dtype=jnp.dtype("float64"))
     for norm in (flax_norm, ours):
         norm.mean.set_value(jnp.zeros(1, jnp.float64))  # Flax makes them float32
         norm.var.set_value(jnp.ones(1, jnp.float64))
@@ -73,7 +73,7 @@ def statistics() -> None:
     rows = {
         "torch.nn.BatchNorm1d(momentum=0.1)": (torch_norm.running_mean.item(), torch_norm.running_var.item()),
         "flax.nnx.BatchNorm(momentum=0.9)": (flax_norm.mean[...].item(), flax_norm.var[...].item()),
-        "jax_impl.models.mlp.BatchNorm": (ours.mean[...].item(), ours.var[...].item()),
+        "jax_impl's BatchNorm": (ours.mean[...].item(), ours.var[...].item()),
     }
     for name, (mean, variance) in rows.items():
         print(f"{name:<46} {mean:.4f}  {variance:.4f}")

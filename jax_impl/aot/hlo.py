@@ -188,24 +188,24 @@ def moved_bytes(instruction: Instruction, body: list[Instruction], sizes: dict[s
     by_name = {i.name: i for i in body}
     inner = {i.name: sum(size for size, _ in array_bytes(i.result)) for i in body}
 
-    def read(name: str, whole: int) -> int:
+    def read(name: str, size: int) -> int:
         total = 0
         for user in (i for i in body if name in i.operands):
             if user.operation == "bitcast":
-                total += read(user.name, whole)
+                total += read(user.name, size)
             elif user.operation in PARTS and name not in user.operands[1:]:
                 total += inner[user.name]
             elif user.operation != "dynamic-update-slice" or name in user.operands[1:]:
-                return whole
-        return min(total, whole)
+                return size
+        return min(total, size)
 
-    def written(name: str, whole: int) -> int:
+    def written(name: str, size: int) -> int:
         made = by_name.get(name)
         if made is not None and made.operation == "bitcast":
-            return written(made.operands[0], whole)
+            return written(made.operands[0], size)
         if made is not None and made.operation == "dynamic-update-slice":
-            return min(inner.get(made.operands[1], sizes.get(made.operands[1], 0)), whole)
-        return whole
+            return min(inner.get(made.operands[1], sizes.get(made.operands[1], 0)), size)
+        return size
 
     operands, root = instruction.operands, body[-1]
     names = operands

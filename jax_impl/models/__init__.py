@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jax_impl.models.attention import causal_attention
+from jax_impl.models.batch_norm import BatchNorm
 from jax_impl.models.embedding import EmbeddingModel
 from jax_impl.models.gpt import GPT, CausalSelfAttention
 from jax_impl.models.layers import Module
@@ -57,7 +58,7 @@ def make_model(
     axis_name: the mapped axes over which BatchNorm takes its statistics. attention: gpt's over a sequence.
     scan_blocks: gpt's blocks as one loop over their weights (`block_scan.py`).
     """
-    module = nnx.eval_shape(lambda: make_module(config, axis_name))
+    module = nnx.eval_shape(lambda: make_module(config))
     for path, part in nnx.iter_modules(module):
         if isinstance(part, Module):
             part.path = ".".join(map(str, path)) or "logits"  # what the whole returns
@@ -65,6 +66,8 @@ def make_model(
             part.attention = attention
         if isinstance(part, GPT):
             part.scan_blocks = scan_blocks
+        if isinstance(part, BatchNorm):
+            part.axis_name = axis_name  # type: ignore[assignment]  # of one name, for Flax; JAX takes several
     graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat)
     params, buffers = states
     # Flax makes running statistics float32 whatever the parameters are; torch gives both one type.
@@ -73,7 +76,7 @@ def make_model(
     return Model(graphdef, _tree(params), buffers)
 
 
-def make_module(config: Config, axis_name: str | tuple[str, ...] | None) -> Module:
+def make_module(config: Config) -> Module:
     """The module itself, with parameters of zeros."""
     dtype, param_dtype = jnp.dtype(config.train.dtype), jnp.dtype(config.param_dtype)
     match config.model:
@@ -84,16 +87,16 @@ def make_module(config: Config, axis_name: str | tuple[str, ...] | None) -> Modu
         case EmbeddingConfig():
             return EmbeddingModel(config.model, dtype=dtype, param_dtype=param_dtype)
         case MLPConfig():
-            return MLPClassifier(config.model, dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
+            return MLPClassifier(config.model, dtype=dtype, param_dtype=param_dtype)
 
 
-def forward(module: Any, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
-    """The logits of one micro-batch. key: for dropout in train mode, where the batch brings no mask."""
+def forward(model: Any, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    """The logits of one micro-batch, of a bound module. key: for dropout in train mode without a mask in the batch."""
     if "tokens" in batch:
-        return module(batch["tokens"])
-    if isinstance(module, MLPClassifier):
-        return module(batch["inputs"], batch.get("dropout_mask"), key)
-    return module(batch["inputs"])
+        return model(batch["tokens"])
+    if isinstance(model, MLPClassifier):
+        return model(batch["inputs"], batch.get("dropout_mask"), key)
+    return model(batch["inputs"])
 
 
 def load_tree(shapes: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:

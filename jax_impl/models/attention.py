@@ -4,13 +4,11 @@ Shapes: B batch, T query time, S key time, H query heads, K key/value heads, G =
 channels.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 
-def causal_attention(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, start: Any = 0) -> jax.Array:
+def causal_attention(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array, start: int = 0) -> jax.Array:
     """softmax(q k^T / sqrt(C)) v, where query t sees the keys 0 ... start + t; returns (B, T, H, C).
 
     Scores and softmax are float32 or wider (arXiv:1706.03762, equation 1; grouping: arXiv:2305.13245).

@@ -3,8 +3,6 @@
 Shapes: B batch, F features.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,20 +15,17 @@ class BatchNorm(Module, nnx.BatchNorm):
 
     Both normalize by the biased variance of the batch. Into the running variance torch puts the unbiased one,
     n/(n-1) as large (torch.nn.BatchNorm1d), Flax the biased one; only evaluation shows the difference.
-    axis_name: the mapped axes over which the statistics are taken.
+    `axis_name`, the mapped axes over which the statistics are taken, is written by `make_model`.
     """
 
-    def __init__(
-        self, num_features: int, eps: float, momentum: float, *, dtype: Any, param_dtype: Any, axis_name: Any = None
-    ):
+    def __init__(self, num_features: int, eps: float, momentum: float, *, param_dtype: jnp.dtype):
         super().__init__(
             num_features,
             momentum=1 - momentum,  # torch's weighs the new value, Flax's the old
             epsilon=eps,
-            dtype=jnp.promote_types(dtype, jnp.float32),
+            dtype=param_dtype,
             param_dtype=param_dtype,
             use_fast_variance=False,  # E[x^2] - E[x]^2 cancels
-            axis_name=axis_name,
             rngs=nnx.Rngs(0),
         )
 

@@ -34,8 +34,11 @@ class Cache(NamedTuple):
 
 def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Cache:
     """An empty cache for `batch` sequences of at most `size` tokens."""
-    M, C = batch * config.key_value_heads, config.head_dim
-    blocks = [BlockCache(jnp.zeros((M, C, size), dtype), jnp.zeros((M, size, C), dtype)) for _ in range(config.depth)]
+    K, C = config.key_value_heads, config.head_dim
+    blocks = [
+        BlockCache(jnp.zeros((batch * K, C, size), dtype), jnp.zeros((batch * K, size, C), dtype))
+        for _ in range(config.depth)
+    ]
     return Cache(tuple(blocks), jnp.int32(0))
 
 

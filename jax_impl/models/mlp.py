@@ -3,8 +3,6 @@
 Shapes: B batch, F features, D hidden units, V classes.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -31,12 +29,12 @@ class MLPClassifier(Module):
     the gradient's size, would turn that noise into updates.
     """
 
-    def __init__(self, config: MLPConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype, axis_name: Any = None):
+    def __init__(self, config: MLPConfig, *, dtype: jnp.dtype, param_dtype: jnp.dtype):
         assert config.features is not None
         assert config.classes is not None
         eps, momentum = config.batch_norm_eps, config.batch_norm_momentum
         self.fc1 = Linear(config.features, config.hidden, bias=False, param_dtype=param_dtype)
-        self.norm = BatchNorm(config.hidden, eps, momentum, dtype=dtype, param_dtype=param_dtype, axis_name=axis_name)
+        self.norm = BatchNorm(config.hidden, eps, momentum, param_dtype=param_dtype)
         self.dropout = Dropout(config.dropout)
         self.fc2 = Linear(config.hidden, config.classes, bias=True, param_dtype=param_dtype)
         self.dtype = dtype

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_impl import losses, step
+from jax_impl import head_loss, losses, step
 from jax_impl.losses import IGNORE, Sums
 from jax_impl.models.layers import Embedding, Linear
 from parity.faults.fault import Fault, method, swap
@@ -17,8 +17,8 @@ from twinstep.config import Config, LinearConfig, TabularConfig
 loss_sums, summed_loss, micro_step = losses.loss_sums, step.summed_loss, step.micro_step
 
 
-def all_targets_counted(logits: jax.Array, targets: jax.Array, target_bytes: Any = None) -> Sums:
-    return loss_sums(logits, targets, target_bytes)._replace(targets=jnp.int32(targets.size))
+def all_targets_counted(logits: jax.Array, targets: jax.Array, *args: Any, **kwargs: Any) -> Sums:
+    return loss_sums(logits, targets, *args, **kwargs)._replace(targets=jnp.int32(targets.size))
 
 
 def mean_per_micro_step(*args: Any) -> Any:
@@ -43,7 +43,7 @@ def in_bfloat16(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def in_bits(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    return losses_softmax(logits, targets) / np.log(2)
+    return cross_entropy(logits, targets) / np.log(2)
 
 
 def not_squeezed(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -77,7 +77,7 @@ def with_sigmoid(config: Config) -> Config:
     return replace(config, model=LinearConfig(head="sigmoid"), data=TabularConfig(dataset="breast_cancer"))
 
 
-losses_softmax = losses.softmax_cross_entropy
+cross_entropy = head_loss.one_pass_cross_entropy
 
 FAULTS = (
     Fault(
@@ -113,9 +113,9 @@ FAULTS = (
         "embedding",
         "loss",
         "the logits are rounded before the logarithm (nanochat cbf30c8)",
-        swap(losses_softmax, in_bfloat16),
+        swap(cross_entropy, in_bfloat16),
     ),
-    Fault("loss in bits", "linear", "loss", "logarithm to base 2", swap(losses_softmax, in_bits)),
+    Fault("loss in bits", "linear", "loss", "logarithm to base 2", swap(cross_entropy, in_bits)),
     Fault(
         "logit not squeezed",
         "linear",
@@ -129,7 +129,7 @@ FAULTS = (
         "mlp",
         None,
         "the maximum is not taken out of the logarithm",
-        swap(losses_softmax, naive),
+        swap(cross_entropy, naive),
         "nothing overflows while logits stay within the dtype's range",
     ),
     Fault(

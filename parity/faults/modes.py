@@ -82,14 +82,14 @@ def mean_of_ratios(eval_step: Any, batches: Any) -> Sums:
 evaluate_all = evaluate.evaluate
 
 
-def all_tokens_counted(logits: jax.Array, targets: jax.Array, target_bytes: Any = None) -> Sums:
+def all_tokens_counted(logits: jax.Array, targets: jax.Array, target_bytes: Any = None, **kwargs: Any) -> Sums:
     """Marks, which stand for no text, cost nats but no bytes."""
-    sums = loss_sums(logits, targets, target_bytes)
+    sums = loss_sums(logits, targets, target_bytes, **kwargs)
     return sums if target_bytes is None else sums._replace(byte_nats=sums.nats)
 
 
-def padding_counted(logits: jax.Array, targets: jax.Array, target_bytes: Any = None) -> Sums:
-    return loss_sums(logits, targets, target_bytes)._replace(targets=jnp.int32(targets.size))
+def padding_counted(logits: jax.Array, targets: jax.Array, *args: Any, **kwargs: Any) -> Sums:
+    return loss_sums(logits, targets, *args, **kwargs)._replace(targets=jnp.int32(targets.size))
 
 
 def evaluating_marks(config: Config) -> Config:

@@ -13,26 +13,32 @@ JAX_FILES = {
     "aot/compile.py": "compiling for a machine that is not there is XLA's",
     "aot/hlo.py": "reading of XLA's compiled programs",
     "aot/roofline.py": "what a program of XLA's is bound by",
-    "cpu.py": "what XLA on a CPU needs to be told; torch_ref is torch as it comes",
+    "checksum.py": "a checksum for each array, computed where its shards are; torch hashes the files",
+    "cpu.py": "the options with which XLA is fast on a CPU; torch_ref is torch as it comes",
+    "decoding.py": "generate's fast form: prompts in chunks, several tokens to a dispatch",
     "fsdp.py": "sharding parameters over devices; torch_ref shows data parallel only",
-    "head_loss.py": "large logits in chunks without a copy in float32; torch_ref makes them at once, as torch users do",
+    "head_loss.py": "the loss's fast derivatives: one pass over the logits, large ones in chunks",
+    "mesh.py": "how arrays lie on several devices, for fsdp",
+    "models/block_scan.py": "fsdp's form of the loop over the blocks",
+    "models/blockwise.py": "attention's fast form; torch has scaled_dot_product_attention",
     "models/splash.py": "JAX's Pallas attention kernel for TPUs; torch has scaled_dot_product_attention",
     "plot.py": "one command draws the runs of both",
+    "stacks.py": "Muon's fast form: matrices of one shape in a stack, and the stack sharded",
     "tree.py": "nested dicts and flat names; a torch module holds its arrays under their names",
-    "processes.py": "jax.distributed; torch_ref has torchrun, and parallel.py for what is left",
 }
 
-ARRAYS_APART = "a torch model holds its weights; in JAX they are an argument beside it"
+ARRAYS_APART = "a torch model holds its weights and its random generator; in JAX they are arguments beside it"
 IN_PLACE = "JAX's step takes a state and returns it; torch's changes the model and the optimizers in place"
+GRADIENTS = "JAX returns gradients, torch adds them to `.grad`, of the mean loss already"
 MANAGER = "orbax's manager knows the run and reads the step from the state; the torch side writes the files itself"
+KEY = "dropout draws from a key in JAX, from a hidden generator in torch"
 
 DIFFERENCES: dict[str, tuple[str, str, str]] = {
     "checkpoint.py": (
-        "open_manager, finish, attempt, save_error, first_line, split_state, array_names, inspect_arrays, "
-        "numpy_checksum, check_sums",
-        "training_tensors, load_training_tensors, read_file, sha256, sync",
-        "orbax saves beside training, from arrays on several devices: a manager, and a checksum for each array; "
-        "safetensors are files of their own, with a hash each",
+        "open_manager, finish, read_items, attempt, name_arrays",
+        "read_file, training_tensors, load_training_tensors",
+        "orbax saves beside training, from arrays on several devices, through a manager; safetensors are files of "
+        "their own, and torch's optimizers and generators are objects",
     ),
     "checkpoint.py save": ("manager, state", "run, step, model, optimizers", MANAGER),
     "checkpoint.py restore": (
@@ -40,65 +46,58 @@ DIFFERENCES: dict[str, tuple[str, str, str]] = {
         "model, optimizers",
         "JAX restores into a tree of shapes, torch into its objects",
     ),
+    "checkpoint.py split_state": ("state", "model, optimizers", IN_PLACE),
     "generate.py generate": ("params", "", ARRAYS_APART),
     "generate.py sample_text": ("params", "", ARRAYS_APART),
     "input.py": ("", "to_tensors", "JAX takes NumPy arrays as they are"),
+    "losses.py loss_sums": ("cross_entropy", "", "or the same with the derivative of head_loss.py"),
     "models/__init__.py": (
-        "Model, load_tree",
+        "Model, make_module, load_tree",
         "weight_shapes, load_weights",
         "a torch module holds its arrays under their names; JAX has a structure and a tree apart",
     ),
     "models/__init__.py make_model": (
-        "axis_name, attend",
+        "axis_name, attention, scan_blocks",
         "",
-        "BatchNorm is told the mapped axis, where torch asks its process group; on a TPU attention is another kernel",
+        "BatchNorm is told the mapped axis, where torch asks its process group; the fast forms are chosen outside",
     ),
-    "models/attention.py": (
-        "cached_attention",
-        "",
-        "behind a cache XLA needs one shape for every length, and its heads first; torch cuts the cache to its length",
-    ),
-    "models/attention.py causal_attention": ("k_BTKC, v_BTKC", "k_BSKC, v_BSKC, start", "torch's serves a cache too"),
-    "models/gpt.py": (
-        "GPT.hidden, GPT.head",
-        "",
-        "the loss of large logits needs what comes before the head, and the head",
-    ),
-    "models/mlp.py": (
-        "",
-        "AllSum, Dropout",
-        "nnx.BatchNorm sums over devices by itself, and its dropout takes a key instead of a mask",
-    ),
-    "models/mlp.py BatchNorm.forward": ("use_running_average, mask", "", "nnx.BatchNorm's own parameters"),
-    "models/mlp.py MLP.__init__": ("axis_name", "", "the mapped axis of BatchNorm; torch asks its process group"),
-    "models/mlp.py MLP.forward": ("key", "", "dropout draws from a key in JAX, from a hidden generator in torch"),
+    "models/__init__.py forward": ("key", "", KEY),
+    "models/batch_norm.py": ("", "AllReduceSum", "nnx.BatchNorm sums over devices by itself"),
+    "models/gpt.py GPT.rotary": ("size", "", "XLA needs the table's size where torch cuts it to the start"),
+    "models/layers.py": ("Module, Identity", "", "torch.nn's own, as far as we need them"),
+    "models/mlp.py Dropout.forward": ("key", "", KEY),
+    "models/mlp.py MLPClassifier.forward": ("key", "", KEY),
     "muon.py": (
-        "on_every_device, by_stacks, MuonState, orthogonalize_tree, muon",
+        "orthogonalize_tree, MuonState, muon",
         "Muon",
         "a gradient transformation is a state and two functions, an optimizer of torch is a class",
     ),
     "optimizer.py": (
-        "make_optimizer, make_transform",
+        "make_optimizer, make_transform, sgd, last_learning_rate",
         "setup_optimizers, set_schedule",
         "optax has one transformation that follows the count of steps; torch has a list whose rates the loop sets",
     ),
-    "optimizer.py clip_by_global_norm": (
-        "",
-        "model",
-        "optax makes a transformation, torch clips the gradients in place",
-    ),
+    "optimizer.py clip_by_global_norm": ("grads", "model", GRADIENTS),
     "parallel.py": (
-        "Steps, axis_name, spread, make_steps, jit_steps, pmap_steps, fsdp_steps, fsdp_train, with_signal, attention",
-        "initialize, device, wrap, close, shard, text_of_first, agree",
-        "JAX wraps the step, and processes.py does what is left; torch wraps the model and joins the processes",
+        "Steps, axis_name, attention, scans_blocks, muon_stacks, make_steps, jit_steps, pmap_steps, fsdp_steps, "
+        "fsdp_train, with_signal",
+        "wrap",
+        "JAX wraps the step, in several ways, and chooses the fast forms; torch wraps the model",
     ),
+    "processes.py": (
+        "launched_by_cluster, first_does, has_lost, leave_together",
+        "device, close",
+        "jax.distributed knows pods and SLURM, and a lost process must be told apart; torchrun does both",
+    ),
+    "processes.py agreed": ("gathered", "", "JAX's step brings the processes' signals together itself"),
     "step.py": (
-        "State, init_state, scan_train_steps, summed_loss, micro_step, summed_gradients",
+        "State, init_state, summed_loss, scan_train_steps",
         "",
-        "JAX's step is a pure function of a state, so that many run in one dispatch; torch's changes model and "
-        "optimizers in place",
+        "JAX differentiates a function of the parameters, and its step is a pure function of a state, so that many run "
+        "in one dispatch",
     ),
-    "step.py forward": ("module, key", "model", "a module bound to its arrays for one call, and dropout's key"),
+    "step.py micro_step": ("params, buffers, key", "targets", GRADIENTS),
+    "step.py summed_gradients": ("params, buffers, key", "targets", GRADIENTS),
     "step.py train_step": ("optimizer, state, axis_name, gradients", "optimizers, step", IN_PLACE),
     "step.py eval_step": ("params, buffers, axis_name", "", ARRAYS_APART),
     "train.py record": ("params, pending", "model, step, found", "JAX logs a step when the next has been dispatched"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jax_impl import head_loss
+from jax_impl.losses import softmax_cross_entropy
 from jax_impl.models import load_tree, make_model
 from jax_impl.step import micro_step
 from jax_impl.tree import flatten
@@ -31,6 +32,14 @@ def gradients(config: Config = CONFIG):
     params = load_tree(model.params, initial_weights(shapes, 0, "nonzero"))
     sums, _, grads = jax.jit(lambda params: micro_step(model, params, {}, BATCH, jax.random.key(0)))(params)
     return sums, flatten(grads)
+
+
+def test_the_one_pass_gradient_is_that_of_the_plain_cross_entropy(x64):
+    logits, weight = RANDOM.standard_normal((B, T, V)) * 4, RANDOM.standard_normal((B, T))
+    value, grad = jax.value_and_grad(lambda z: (weight * head_loss.one_pass_cross_entropy(z, TARGETS)).sum())(logits)
+    plain, plain_grad = jax.value_and_grad(lambda z: (weight * softmax_cross_entropy(z, TARGETS)).sum())(logits)
+    assert float(value) == pytest.approx(float(plain), rel=1e-14)
+    np.testing.assert_allclose(grad, plain_grad, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("chunks", [2, 4, 8])  # of 13 tokens: 7 + 6, 4 + 4 + 4 + 1, and six of 2 with one of 1
