@@ -25,7 +25,14 @@ class Model(nnx.Module):
 
 def make_optimizer() -> optax.GradientTransformation:
     adamw = optax.adamw(0.01, weight_decay=0.0)
-    matrix = muon(0.01, 0.95, 0.0, steps=5, dtype=jnp.dtype("float64"))
+    constant = optax.constant_schedule
+    matrix = muon(
+        constant(0.01),
+        constant(0.95),
+        constant(0.0),
+        steps=5,
+        dtype=jnp.dtype("float64"),
+    )
     # A label for a module holds for every parameter in it.
     labels = {"embedding": "adamw", "linear": "muon"}
     return optax.multi_transform({"adamw": adamw, "muon": matrix}, labels)

@@ -54,15 +54,16 @@ def orthogonalize_tree(
 
 
 class MuonState(NamedTuple):
-    """What Muon remembers."""
+    """What Muon keeps from step to step."""
 
+    count: Any  # steps taken, int32; typed loosely, since a tuple's own `count` is a method
     momentum: Any  # a tree like the parameters
 
 
 def muon(
-    learning_rate: float | jax.Array,
-    momentum: float | jax.Array,
-    weight_decay: float | jax.Array,
+    learning_rate: optax.Schedule,
+    momentum: optax.Schedule,
+    weight_decay: optax.Schedule,
     *,
     steps: int,
     dtype: jnp.dtype,
@@ -73,17 +74,16 @@ def muon(
 
     m <- mu m + (1 - mu) g;  u = mu m + (1 - mu) g;  p <- p - lr (scale * orthogonalize(u) + wd p)
     Source: karpathy/nanochat, nanochat/muon.py. optax.contrib.muon differs: it corrects the momentum's bias.
-    The first three arguments may be schedules under `optax.inject_hyperparams`; for the others see
-    `orthogonalize_tree`. The update raises ValueError without parameters.
+    steps, dtype, stacked, mesh: see `orthogonalize_tree`. The update raises ValueError without parameters.
     """
 
     def init(params: Any) -> MuonState:
-        return MuonState(jax.tree.map(jnp.zeros_like, params))
+        return MuonState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
     def update(grads: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
         if params is None:
             raise ValueError("muon decays the parameters: pass params to update")
-        mu, lr, decay = momentum, learning_rate, weight_decay
+        mu, lr, decay = momentum(state.count), learning_rate(state.count), weight_decay(state.count)
 
         def lerp(m: jax.Array, g: jax.Array) -> jax.Array:
             weight = jnp.asarray(mu, g.dtype)
@@ -94,6 +94,6 @@ def muon(
         updates = jax.tree.map(
             lambda o, p: -jnp.asarray(lr, p.dtype) * (o + jnp.asarray(decay, p.dtype) * p), directions, params
         )
-        return updates, MuonState(buffers)
+        return updates, MuonState(optax.safe_increment(state.count), buffers)
 
     return optax.GradientTransformation(init, update)

@@ -1,6 +1,7 @@
 """Which parameter gets which optimizer: labels by name, one transformation per label, clipping before all."""
 
 import re
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -99,43 +100,37 @@ def make_optimizer(
 def make_transform(
     config: Config, group: Group, stacked: bool = False, mesh: Mesh | None = None
 ) -> optax.GradientTransformation:
-    """One group's optimizer; `inject_hyperparams` calls its schedules and keeps their values in the state."""
+    """One group's optimizer with its schedules."""
     o, steps = config.optimizer, config.train.steps
-
-    def learning_rate(count: jax.Array) -> jax.Array:
-        return group.learning_rate * lr_multiplier(o, steps, count)
+    learning_rate = partial(learning_rate_at, config, group)
 
     def weight_decay(count: jax.Array) -> jax.Array:
         return group.weight_decay * decay_multiplier(o, steps, count)
 
     match group.algorithm:
         case "muon":
-            return optax.inject_hyperparams(muon, ("steps", "dtype", "stacked", "mesh"))(
-                learning_rate,
-                lambda count: muon_momentum(o, count),
-                weight_decay,
-                steps=o.newton_schulz_steps,
-                dtype=newton_schulz_dtype(config),
-                stacked=stacked,
-                mesh=mesh,
+            dtype, iterations = newton_schulz_dtype(config), o.newton_schulz_steps
+            momentum = partial(muon_momentum, o)
+            return muon(
+                learning_rate, momentum, weight_decay, steps=iterations, dtype=dtype, stacked=stacked, mesh=mesh
             )
         case "sgd":
-            return optax.inject_hyperparams(sgd)(learning_rate, weight_decay)
+            return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
         case "adamw":
-            scheduled = optax.inject_hyperparams(optax.adamw, ("b1", "b2", "eps", "eps_root"))
-            return scheduled(learning_rate, o.beta1, o.beta2, o.eps, weight_decay=weight_decay)
+            return optax.adamw(learning_rate, o.beta1, o.beta2, o.eps, weight_decay=weight_decay)
     raise AssertionError(group.algorithm)
 
 
-def sgd(learning_rate: jax.Array, weight_decay: jax.Array) -> optax.GradientTransformation:
-    """p <- p - lr (g + wd p), torch.optim.SGD's rule without momentum."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
+def learning_rate_at(config: Config, group: Group, count: jax.Array) -> jax.Array:
+    """A group's learning rate at its update number `count`, from 0."""
+    return group.learning_rate * lr_multiplier(config.optimizer, config.train.steps, count)
 
 
-def last_learning_rate(opt_state: Any) -> jax.Array:
-    """The matrices' learning rate in the last update, from where `inject_hyperparams` keeps it."""
+def logged_learning_rate(config: Config, opt_state: Any) -> jax.Array:
+    """The matrices' learning rate in the update that follows this state: their own schedule at their own count."""
     matrix = optax.tree.get(opt_state, "inner_states")["matrix"]
-    return optax.tree.get(matrix, "learning_rate", filtering=lambda _, value: isinstance(value, jax.Array))
+    _, count = optax.tree.get_all_with_path(matrix, "count")[0]
+    return learning_rate_at(config, optimizer_groups(config)["matrix"], count)
 
 
 def newton_schulz_dtype(config: Config) -> jnp.dtype:

@@ -14,7 +14,7 @@ import optax
 from jax_impl.head_loss import batch_loss
 from jax_impl.losses import Sums, loss_sums
 from jax_impl.models import Model, forward, load_tree
-from jax_impl.optimizer import clip_by_global_norm, last_learning_rate
+from jax_impl.optimizer import clip_by_global_norm, logged_learning_rate
 from jax_impl.tree import Tree, flatten
 from twinstep.config import Config
 
@@ -111,7 +111,7 @@ def train_step(
         grads, grad_norm = clip_by_global_norm(grads, config.optimizer.clip_norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    learning_rate = last_learning_rate(opt_state)
+    learning_rate = logged_learning_rate(config, state.opt_state)
     metrics = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, "leaf_norms": leaf_norms}
     return State(params, buffers, opt_state, state.step + 1, state.key), metrics
 

@@ -26,7 +26,6 @@ from twinstep.progress import first_facts
 # The fields of optax's and our own optimizer states, and what torch_side calls them.
 MOMENTS = {"mu": "first_moment", "nu": "second_moment", "momentum": "momentum", "count": "count"}
 OBSERVED = "observed"
-HYPERPARAMS = "hyperparams"  # the schedules' last values, as optax.inject_hyperparams keeps them
 
 
 class Observed(NamedTuple):
@@ -103,7 +102,7 @@ class JaxSide:
         weights = arrays({**flatten(state.params), **flatten(state.buffers)})
         found: dict[str, list[np.ndarray]] = {}
         for name, leaf in zip(self.state_names(state.opt_state), jax.tree.leaves(state.opt_state), strict=True):
-            if not name.startswith((OBSERVED, HYPERPARAMS)):
+            if not name.startswith(OBSERVED):
                 found.setdefault(name, []).append(np.asarray(leaf))
         moments = {
             name: same[0] if all((x == same[0]).all() for x in same) else np.stack(same) for name, same in found.items()

@@ -64,7 +64,10 @@ def draw(spectra: dict[int, np.ndarray]) -> None:
 
 
 def twinstep(gradients: list[np.ndarray], start: np.ndarray) -> list[np.ndarray]:
-    return of_optax(muon(RATE, MOMENTUM, 0.0, steps=5, dtype=jnp.dtype("float64")), gradients, start)
+    constant = optax.constant_schedule
+    return of_optax(
+        muon(constant(RATE), constant(MOMENTUM), constant(0.0), steps=5, dtype=jnp.dtype("float64")), gradients, start
+    )
 
 
 def of_optax(

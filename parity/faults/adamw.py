@@ -24,12 +24,12 @@ def adam_chain(parts: Any) -> Any:
             return make_transform(config, group, *args)
         o, steps = config.optimizer, config.train.steps
 
-        def chain(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
-            return optax.chain(*parts(o, learning_rate, weight_decay))
-
-        return optax.inject_hyperparams(chain)(
-            lambda count: group.learning_rate * lr_multiplier(o, steps, count),
-            lambda count: group.weight_decay * decay_multiplier(o, steps, count),
+        return optax.chain(
+            *parts(
+                o,
+                lambda count: group.learning_rate * lr_multiplier(o, steps, count),
+                lambda count: group.weight_decay * decay_multiplier(o, steps, count),
+            )
         )
 
     return swap(make_transform, faulty)
@@ -82,7 +82,7 @@ def decay_without_rate(o: Any, rate: Any, decay: Any) -> list[optax.GradientTran
     return [
         optax.scale_by_adam(o.beta1, o.beta2, o.eps),
         optax.scale_by_learning_rate(rate),
-        optax.add_decayed_weights(-decay),
+        optax.add_decayed_weights(lambda count: -decay(count)),
     ]
 
 

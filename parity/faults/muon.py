@@ -1,7 +1,7 @@
 """Faults of Muon."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import jax
@@ -19,23 +19,27 @@ from twinstep.config import Config
 make_transform = optimizer.make_transform
 
 
-def muon_with(buffer: Any = None, direction: Any = None) -> Any:
-    """Muon with another momentum, `buffer(mu, m, g)`, or another `direction(mu, m, g)`."""
+def muon_with(buffer: Any = None, direction: Any = None, counted: int = 1) -> Any:
+    """Muon with another momentum `buffer(mu, m, g)`, another `direction(mu, m, g)`, or another count."""
 
     def ema(mu: Any, m: jax.Array, g: jax.Array) -> jax.Array:
         return mu * m + (1 - mu) * g
 
     def faulty(
-        learning_rate: Any, momentum: Any, weight_decay: Any, *, steps: int, dtype: Any, stacked: bool, mesh: Any
-    ) -> Any:
+        learning_rate: Any, momentum: Any, weight_decay: Any, *, steps: int, dtype: Any, **layout: Any
+    ) -> optax.GradientTransformation:
         def update(grads: Any, state: MuonState, params: Any = None) -> Any:
-            buffers = jax.tree.map(lambda m, g: (buffer or ema)(momentum, m, g), state.momentum, grads)
-            directions = jax.tree.map(lambda m, g: (direction or ema)(momentum, m, g), buffers, grads)
-            orthogonalized = orthogonalize_tree(directions, steps, dtype, stacked, mesh)
-            updates = jax.tree.map(lambda o, p: -learning_rate * (o + weight_decay * p), orthogonalized, params)
-            return updates, MuonState(buffers)
+            mu, lr, decay = momentum(state.count), learning_rate(state.count), weight_decay(state.count)
+            buffers = jax.tree.map(lambda m, g: (buffer or ema)(mu, m, g), state.momentum, grads)
+            directions = jax.tree.map(lambda m, g: (direction or ema)(mu, m, g), buffers, grads)
+            orthogonalized = orthogonalize_tree(directions, steps, dtype, **layout)
+            updates = jax.tree.map(lambda o, p: -lr * (o + decay * p), orthogonalized, params)
+            return updates, MuonState(state.count + counted, buffers)
 
-        return optax.GradientTransformation(lambda params: MuonState(jax.tree.map(jnp.zeros_like, params)), update)
+        def init(params: Any) -> MuonState:
+            return MuonState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
+
+        return optax.GradientTransformation(init, update)
 
     return swap(ours.muon, faulty)
 
@@ -61,45 +65,19 @@ def from_optax(config: Config, group: Any, *args: Any) -> optax.GradientTransfor
         beta=o.momentum_start, ns_steps=o.newton_schulz_steps, weight_dimension_numbers=all_matrices
     )
 
-    def init(params: Any) -> Counted:
-        return Counted(jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
-
-    def update(grads: Any, state: Counted, params: Any = None) -> Any:
+    def update(grads: Any, state: MuonState, params: Any = None) -> Any:
         their_state = theirs.init(grads)._replace(count=state.count, mu=state.momentum)
         updates, after = theirs.update(grads, their_state)
         updates = jax.tree.map(lambda u: shape_scale(u.shape) * u, updates)
-        return updates, Counted(after.count, after.mu)
+        return updates, MuonState(after.count, after.mu)
 
-    def chain(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.GradientTransformation(init, update),
-            optax.add_decayed_weights(weight_decay),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-
-    return optax.inject_hyperparams(chain)(
-        lambda count: group.learning_rate * lr_multiplier(o, steps, count),
-        lambda count: group.weight_decay * decay_multiplier(o, steps, count),
+    return optax.chain(
+        optax.GradientTransformation(
+            lambda params: MuonState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params)), update
+        ),
+        optax.add_decayed_weights(lambda count: group.weight_decay * decay_multiplier(o, steps, count)),
+        optax.scale_by_learning_rate(lambda count: group.learning_rate * lr_multiplier(o, steps, count)),
     )
-
-
-class Counted(NamedTuple):
-    """Muon's state with the count by which optax corrects the momentum's bias."""
-
-    count: Any
-    momentum: Any
-
-
-def counting_twice(config: Config, group: Any, *args: Any) -> optax.GradientTransformation:
-    inner = make_transform(config, group, *args)
-    if group.algorithm != "muon":
-        return inner
-
-    def update(grads: Any, state: Any, params: Any = None) -> Any:
-        updates, after = inner.update(grads, state, params)
-        return updates, jax.tree.map(lambda x: x + 1 if jnp.issubdtype(x.dtype, jnp.integer) else x, after)
-
-    return optax.GradientTransformation(inner.init, update)
 
 
 def stacking() -> Any:
@@ -142,7 +120,7 @@ FAULTS = (
         "embedding",
         "update",
         "the count goes up by two, once per micro-step",
-        swap(make_transform, counting_twice),
+        muon_with(counted=2),
     ),
     Fault(
         "Newton-Schulz in bfloat16",

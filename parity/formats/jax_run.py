@@ -21,7 +21,6 @@ from twinstep.run_dir import choose_step
 
 # The fields of optax's and our own states, and what torch calls the same arrays.
 TORCH_NAMES = {"mu": "exp_avg", "nu": "exp_avg_sq", "momentum": "momentum_buffer"}
-COUNT = "count"
 
 
 def read(run: Path, step: int | None) -> Snapshot:
@@ -35,7 +34,7 @@ def read(run: Path, step: int | None) -> Snapshot:
         )
         state, facts = restore(run, config, like, step)
         weights = {name: np.array(x) for name, x in (flatten(state.params) | flatten(state.buffers)).items()}
-        moments = {name: np.array(x) for name, x in name_moments(state.opt_state) if name not in (COUNT, None)}
+        moments = {name: np.array(x) for name, x in name_moments(state.opt_state) if name is not None}
         check_counts(run, state, step)
     return Snapshot(config, step, weights, moments if step else None, facts, tokenizer, files)
 
@@ -46,9 +45,8 @@ def write(folder: Path, snapshot: Snapshot, out: Path) -> None:
     with jax.enable_x64(config.train.dtype == "float64"):
         state = start(config, snapshot.weights)
         if snapshot.optimizer is not None:
-            moments = {**snapshot.optimizer, COUNT: np.array(snapshot.step)}
             leaves = [
-                leaf if name is None else jnp.asarray(moments[name], leaf.dtype)
+                jnp.asarray(snapshot.step if name is None else snapshot.optimizer[name], leaf.dtype)
                 for name, leaf in name_moments(state.opt_state)
             ]
             opt_state = jax.tree.unflatten(jax.tree.structure(state.opt_state), leaves)
@@ -66,17 +64,16 @@ def start(config: Config, weights: dict[str, np.ndarray] | None = None) -> State
 
 
 def name_moments(opt_state: Any) -> list[tuple[str | None, Any]]:
-    """("parameter/state name", leaf) for every leaf of an optimizer state, in its order; COUNT names a count of steps.
+    """("parameter/state name", leaf) for every leaf of an optimizer state, in its order; None names a count of steps.
 
-    A moment lies under the field of its state's NamedTuple, and below that under the parameter's own keys. None names
-    a value that a schedule gave at the last step: torch has none of it, and the next step computes it anew.
+    A moment lies under the field of its state's NamedTuple, and below that under the parameter's own keys.
     """
     named: list[tuple[str | None, Any]] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):
         fields = [getattr(entry, "name", None) for entry in path]
         at = next((i for i, field in enumerate(fields) if field in TORCH_NAMES), None)
         if at is None:
-            named.append((COUNT if jnp.issubdtype(leaf.dtype, jnp.integer) else None, leaf))
+            named.append((None, leaf))
         else:
             parameter = ".".join(str(entry.key) for entry in path[at + 1 :])
             named.append((f"{parameter}/{TORCH_NAMES[str(fields[at])]}", leaf))
@@ -85,6 +82,6 @@ def name_moments(opt_state: Any) -> list[tuple[str | None, Any]]:
 
 def check_counts(run: Path, state: State, step: int) -> None:
     """Every count of steps must be the checkpoint's: torch has one per parameter, optax one per transformation."""
-    counts = {int(leaf) for name, leaf in name_moments(state.opt_state) if name == COUNT} | {int(state.step)}
+    counts = {int(leaf) for name, leaf in name_moments(state.opt_state) if name is None} | {int(state.step)}
     if counts - {step}:
         raise UserError(f"{run}: the checkpoint of step {step} has counted the steps {sorted(counts)}; it is damaged")

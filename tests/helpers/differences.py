@@ -73,7 +73,7 @@ DIFFERENCES: dict[str, tuple[str, str, str]] = {
         "a gradient transformation is a state and two functions, an optimizer of torch is a class",
     ),
     "optimizer.py": (
-        "make_optimizer, make_transform, sgd, last_learning_rate",
+        "make_optimizer, make_transform, learning_rate_at, logged_learning_rate",
         "setup_optimizers, set_schedule",
         "optax has one transformation that follows the count of steps; torch has a list whose rates the loop sets",
     ),

@@ -90,9 +90,7 @@ def test_a_step_takes_its_state_over_and_compiles_once(mode, x64):
         state, metrics = steps.train(state, steps.place_train_batch(batch))
         float(metrics["loss"])
         counts.append(len(compilations))
-        # A schedule's last value, a float without axes, is not read again and so not donated.
-        read = [x for x in jax.tree.leaves((before.params, before.opt_state)) if x.ndim or x.dtype == jnp.int32]
-        assert all(leaf.is_deleted() for leaf in read)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((before.params, before.opt_state)))
     jax.monitoring.unregister_event_duration_listener(listen)
     assert counts[0] > 0, "the counter sees no compilation at all"
     assert counts[-1] == counts[1], "compiled again after the second step"
