@@ -104,6 +104,7 @@ def test_a_whole_number_does_for_a_fraction():
     [
         (lambda v: v.pop("model_name"), "names the model None"),
         (lambda v: v.pop("train"), "config holds the parts"),
+        (lambda v: v["devices"].update(colour="red"), "missing or unknown fields: ..colour"),
         (lambda v: v["train"].pop("steps"), "missing or unknown fields: ..steps"),
         (lambda v: v.update(train=3), "missing or unknown fields: 3"),
         (lambda v: v["train"].update(steps=0), "--steps is 0; it must be at least 1"),
@@ -114,3 +115,9 @@ def test_a_config_that_is_not_whole_is_refused(change, says):
     change(values)
     with pytest.raises(UserError, match=says):
         from_dict(values)
+
+
+def test_a_config_made_before_a_flag_of_devices_or_output_takes_its_default():
+    values = json.loads(json.dumps(to_dict(Config())))
+    del values["devices"]["keep_freed_memory"], values["output"]["keep_last"]
+    assert from_dict(values) == Config()
