@@ -73,7 +73,7 @@ def generate_in_chunks(
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float):
+def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float) -> tuple[Any, Any]:
     """The two compiled functions, of transposed parameters; cached, so that samples during a run compile once."""
     model = Model(graphdef, {}, {})
     jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
@@ -94,7 +94,7 @@ def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float
     ) -> tuple[jax.Array, jax.Array, Cache]:
         """T tokens (T, B), given or, where that is NO_TOKEN, sampled; the logits behind them; the cache with them."""
 
-        def choose_one(carry: tuple[jax.Array, Cache], numbers: tuple[jax.Array, jax.Array]):
+        def choose_one(carry: tuple[jax.Array, Cache], numbers: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
             (logits_BV, cache), (given_B, uniform_B) = carry, numbers
             sampled_B = sample(logits_BV, uniform_B, temperature, top_k, top_p)
             tokens_B = jnp.where(given_B == NO_TOKEN, sampled_B, given_B)

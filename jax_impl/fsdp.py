@@ -50,11 +50,18 @@ def gather(
     return shard if dim is None else jax.lax.all_gather(shard, axis_names, axis=dim, tiled=True)
 
 
-def _gather_forward(shard, dim, axis_names, dtype, param_dtype):
-    return gather(shard, dim, axis_names, dtype, param_dtype), None
+def _gather_forward(shard: jax.Array, *static: Any) -> tuple[jax.Array, None]:
+    return gather(shard, *static), None
 
 
-def _gather_backward(dim, axis_names, dtype, param_dtype, residual, grad):
+def _gather_backward(
+    dim: int | None,
+    axis_names: tuple[str, ...],
+    dtype: jnp.dtype,
+    param_dtype: jnp.dtype,
+    residual: None,
+    grad: jax.Array,
+) -> tuple[jax.Array]:
     grad = grad.astype(param_dtype)
     if dim is None:
         return (jax.lax.psum(grad, axis_names),)

@@ -56,7 +56,7 @@ class Muon(torch.optim.Optimizer):
         self.steps, self.dtype = steps, dtype
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         """One update of every parameter; all must have a gradient."""
         if closure is not None:
             raise ValueError("Muon takes no closure")

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 
-def scan_blocks(blocks: Sequence[Any], x_BTD: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array, remat: bool):
+def scan_blocks(
+    blocks: Sequence[Any], x_BTD: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array, remat: bool
+) -> jax.Array:
     """x (B, T, D) through all blocks, (B, T, D).
 
     The program holds one block whatever the depth, and a block's sharded weights are gathered while it runs and no

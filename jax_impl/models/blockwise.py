@@ -8,6 +8,8 @@ Shapes: B batch, T query time, S key time, H query heads, K key/value heads, G =
 channels, X = G times a block's length: its queries that share a key head.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +40,7 @@ def _attention(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array) -> jax.
     return _forward(q_BKGTC, k_BKSC, v_BKSC)[0]
 
 
-def _forward(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array):
+def _forward(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array) -> tuple[jax.Array, Any]:
     """The result, and for the backward pass q, k, v, the result and the log of each query's sum of exponentials."""
     B, K, G, T, C = q_BKGTC.shape
     dtype, wide = q_BKGTC.dtype, jnp.promote_types(q_BKGTC.dtype, jnp.float32)
@@ -60,7 +62,7 @@ def _forward(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array):
     return y_BKGTC, (q_BKGTC, k_BKSC, v_BKSC, y_BKGTC, jnp.concatenate(blocks_logsum, axis=3))
 
 
-def _backward(saved, dy_BKGTC: jax.Array):
+def _backward(saved: Any, dy_BKGTC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of q, k and v.
 
     With weights W, scores S and y = W v: dv = W^T dy, dW = dy v^T, dS = W (dW - sum(y dy)). Weights and scores are

@@ -43,7 +43,7 @@ def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Ca
 
 
 def cached_attention(
-    q_BTHC: jax.Array, k_BTKC: jax.Array, v_BTKC: jax.Array, cache: BlockCache, start: jax.Array
+    q_BTHC: jax.Array, k_BTKC: jax.Array, v_BTKC: jax.Array, cache: BlockCache, start: jax.Array | int
 ) -> jax.Array:
     """`causal_attention` of T tokens behind the `start` in the cache, into which they are written; (B, T, H, C).
 

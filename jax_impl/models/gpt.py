@@ -21,7 +21,7 @@ from flax import nnx
 
 from jax_impl.models.attention import causal_attention
 from jax_impl.models.block_scan import scan_blocks
-from jax_impl.models.cache import Cache, cached_attention
+from jax_impl.models.cache import BlockCache, Cache, cached_attention
 from jax_impl.models.layers import Embedding, Identity, Linear, Module
 from twinstep.config import GPTConfig
 
@@ -72,7 +72,14 @@ class CausalSelfAttention(Module):
         self.c_proj = Linear(width, width, bias=False, param_dtype=param_dtype)
         self.q, self.k, self.y = Identity(), Identity(), Identity()
 
-    def forward(self, x_BTD, cos_TC, sin_TC, cache=None, start=0):
+    def forward(
+        self,
+        x_BTD: jax.Array,
+        cos_TC: jax.Array,
+        sin_TC: jax.Array,
+        cache: BlockCache | None = None,
+        start: jax.Array | int = 0,
+    ) -> jax.Array:
         """x (B, T, D) -> (B, T, D).
 
         cache: this block's keys and values of the `start` tokens before; those of x are written behind them.
@@ -111,7 +118,14 @@ class Block(Module):
         self.attn = CausalSelfAttention(config, param_dtype)
         self.mlp = MLP(config, param_dtype)
 
-    def forward(self, x_BTD, cos_TC, sin_TC, cache=None, start=0):
+    def forward(
+        self,
+        x_BTD: jax.Array,
+        cos_TC: jax.Array,
+        sin_TC: jax.Array,
+        cache: BlockCache | None = None,
+        start: jax.Array | int = 0,
+    ) -> jax.Array:
         """x (B, T, D) -> (B, T, D)."""
         x_BTD = x_BTD + self.attn(rms_norm(x_BTD), cos_TC, sin_TC, cache, start)
         return x_BTD + self.mlp(rms_norm(x_BTD))

@@ -3,6 +3,8 @@
 Shapes: B batch, F features.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -12,14 +14,14 @@ class AllReduceSum(torch.autograd.Function):
     """The sum of a tensor over all processes; so is its gradient, since each process has a loss of its own."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         """x of any shape -> its sum over the processes."""
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         """Gradient of that sum, summed over the processes."""
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from torch_ref.models.attention import causal_attention
-from torch_ref.models.cache import Cache, cached_attention
+from torch_ref.models.cache import BlockCache, Cache, cached_attention
 from torch_ref.models.layers import Embedding, Linear
 from twinstep.config import GPTConfig
 
@@ -68,7 +68,14 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = Linear(width, width, bias=False, dtype=param_dtype)
         self.q, self.k, self.y = nn.Identity(), nn.Identity(), nn.Identity()
 
-    def forward(self, x_BTD, cos_TC, sin_TC, cache=None, start=0):
+    def forward(
+        self,
+        x_BTD: torch.Tensor,
+        cos_TC: torch.Tensor,
+        sin_TC: torch.Tensor,
+        cache: BlockCache | None = None,
+        start: int = 0,
+    ) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D).
 
         cache: this block's keys and values of the `start` tokens before; those of x are written behind them.
@@ -109,7 +116,14 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config, param_dtype)
         self.mlp = MLP(config, param_dtype)
 
-    def forward(self, x_BTD, cos_TC, sin_TC, cache=None, start=0):
+    def forward(
+        self,
+        x_BTD: torch.Tensor,
+        cos_TC: torch.Tensor,
+        sin_TC: torch.Tensor,
+        cache: BlockCache | None = None,
+        start: int = 0,
+    ) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D)."""
         x_BTD = x_BTD + self.attn(rms_norm(x_BTD), cos_TC, sin_TC, cache, start)
         return x_BTD + self.mlp(rms_norm(x_BTD))
