@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,23 @@ def continue_one(gpt, prompt, count, **options):
     return [int(tokens_B[0]) for tokens_B in generate(gpt, CONFIG, [np.array(prompt)], count, **options)]
 
 
+def test_the_command_computes_on_the_runs_device_and_in_its_precision(tmp_path, monkeypatch, capfdbinary):
+    config = replace(CONFIG, train=replace(CONFIG.train, matmul_precision="high"))
+    run = write_trained(tmp_path / "gpt", config)
+    moved = []
+    monkeypatch.setattr(module, "device", lambda: torch.device("cpu", 0))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device) or self)
+    before = torch.get_float32_matmul_precision()
+    try:
+        assert run_command(main, ["--run", str(run), "--max-tokens", "1"]) == 0
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert moved == [torch.device("cpu", 0)]
+
+
 def test_greedy_tokens_with_the_cache_are_those_without_it(gpt):
-    prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one piece of the prompt
+    prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one chunk of the prompt
     assert continue_one(gpt, prompt, 60) == continue_greedily(gpt, prompt, 60)
 
 
