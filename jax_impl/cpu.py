@@ -19,7 +19,7 @@ OPTIONS: dict[str, str | int] = {"xla_cpu_experimental_ynn_fusion_type": "", "xl
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 # What a run says in its first lines when `keep_freed_memory` is in force.
-KEPT = "glibc keeps freed memory (up to 2 GB), a single process dispatches synchronously; --no-keep-freed-memory for neither"
+KEPT = "glibc keeps freed memory (up to 2 GB), one process dispatches synchronously; --no-keep-freed-memory refuses"
 
 
 @functools.cache
