@@ -30,11 +30,11 @@ AXIS = "data"
 
 
 class Steps(NamedTuple):
-    """The steps, compiled on first use, and how to bring arrays to where they run.
+    """The steps, compiled on first use, and the functions that place arrays on their devices.
 
     `train` donates its state: the old one is gone after the call. Its `signal` is a number of this process; over
     several devices the metrics hold the largest. Batches are this process's shard of the global one. `global_state`
-    names the same arrays as belonging to all processes, as a checkpoint must see them; `local_params` are parameters
+    gives the same state as global arrays, of all processes' devices, which orbax needs; `local_params` are parameters
     that one process can compute with alone.
     """
 
@@ -60,7 +60,7 @@ def set_precision(config: Config) -> None:
 
 
 def choose_mode(config: Config) -> str:
-    """What `--parallel auto` means here. Raises UserError for a mode that these devices cannot run."""
+    """What `--parallel auto` means here. Raises UserError for a mode that cannot run here."""
     devices = jax.device_count()
     mode = config.devices.parallel
     if mode == "auto":
@@ -96,7 +96,7 @@ def scans_blocks(mode: str) -> bool:
 
 
 def muon_stacks(mode: str) -> tuple[bool, Mesh | None]:
-    """Whether Muon stacks its matrices, as it should but on a CPU, and the mesh whose devices share the stacks."""
+    """Whether Muon stacks its matrices (not on a single CPU), and the mesh over which the stacks are sharded."""
     mesh = make_mesh() if mode == "fsdp" else None
     return mesh is not None or jax.default_backend() != "cpu", mesh
 
@@ -233,7 +233,7 @@ def _split_examples(x: np.ndarray, n: int, axis: int) -> np.ndarray:
 
 
 def _place_examples(x: np.ndarray, mesh: Mesh, axis: int) -> jax.Array:
-    """This process's examples as its part of a global array; which of its devices gets which does not matter."""
+    """This process's examples as its shards of a global array; which of its devices gets which does not matter."""
     devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     parts = [
         jax.device_put(part, device) for part, device in zip(np.split(x, len(devices), axis), devices, strict=True)

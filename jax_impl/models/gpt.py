@@ -75,7 +75,7 @@ class CausalSelfAttention(Module):
     def forward(self, x_BTD, cos_TC, sin_TC, cache=None, start=0):
         """x (B, T, D) -> (B, T, D).
 
-        cache: this block's keys and values of the `start` tokens before; those of x are written behind them.
+        cache: this block's keys and values of the `start` tokens before; those of x are written after them.
         """
         B, T, D = x_BTD.shape
         q_BTHC = self.c_q(x_BTD).reshape(B, T, self.config.heads, self.config.head_dim)
@@ -149,7 +149,7 @@ class GPT(Module):
         return x_BTD
 
     def decode(self, tokens_BT: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """The same logits for T more tokens behind those in the cache, and the cache with them in it.
+        """The same logits for T more tokens after those in the cache, and the cache with them in it.
 
         Tokens past the cache's size would overwrite its end: the caller keeps length + T <= S.
         """

@@ -59,7 +59,7 @@ FAULTS = (
         "clip by value",
         "linear",
         "clip",
-        "elements cut off at the largest norm",
+        "each element is clipped, not the norm",
         clipping(lambda grads, max_norm: jax.tree.map(lambda g: jnp.clip(g, -max_norm / 10, max_norm / 10), grads)),
     ),
     Fault(

@@ -56,7 +56,7 @@ def continue_one(gpt, prompt, count, **options):
 
 
 def test_greedy_tokens_with_the_cache_are_those_without_it(gpt):
-    prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one piece of the prompt
+    prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one chunk of the prompt
     assert continue_one(gpt, prompt, 60) == continue_greedily(gpt, prompt, 60)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class AllReduceSum(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient, since each process has a loss of its own."""
+    """All-reduce of a tensor by sum, whose gradient is all-reduced too: each process has a loss of its own."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,7 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x_BTD, cos_TC, sin_TC, cache=None, start=0):
         """x (B, T, D) -> (B, T, D).
 
-        cache: this block's keys and values of the `start` tokens before; those of x are written behind them.
+        cache: this block's keys and values of the `start` tokens before; those of x are written after them.
         """
         B, T, D = x_BTD.shape
         q_BTHC = self.c_q(x_BTD).view(B, T, self.config.heads, self.config.head_dim)
@@ -144,7 +144,7 @@ class GPT(nn.Module):
         return x_BTD
 
     def decode(self, tokens_BT: torch.Tensor, cache: Cache) -> tuple[torch.Tensor, Cache]:
-        """The same logits for T more tokens behind those in the cache, and the cache with them in it.
+        """The same logits for T more tokens after those in the cache, and the cache with them in it.
 
         The caller keeps length + T <= S. The cache's tensors are written in place.
         """
