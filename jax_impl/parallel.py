@@ -89,7 +89,7 @@ def attention() -> Callable[..., jax.Array]:
 def scans_blocks(mode: str) -> bool:
     """Whether gpt's blocks are one loop: so that fsdp gathers the weights of one block at a time.
 
-    Not so in several processes on CPUs: gathers inside a loop and beside it may start in another order on each
+    Not so in several processes on CPUs: all-gathers inside a loop and outside it may start in another order on each
     process, and gloo then waits for ever.
     """
     return mode == "fsdp" and (jax.default_backend() != "cpu" or jax.process_count() == 1)
@@ -215,7 +215,7 @@ def with_signal(step: Callable[[State, Batch], Any], largest: Callable[[jax.Arra
     """The step with one more argument, a number per device, and the largest of them among its metrics.
 
     The number is made to depend on the loss, so that its collective comes last: XLA on a CPU runs a collective that
-    depends on nothing beside those inside a loop, in another order on each process, and gloo then mixes them up.
+    depends on nothing while those of a loop run, in another order on each process, and gloo then mixes them up.
     """
 
     def train(state: State, batch: Batch, signal: jax.Array) -> tuple[State, dict[str, jax.Array]]:

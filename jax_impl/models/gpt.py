@@ -30,7 +30,7 @@ RMS_NORM_EPS = 1.1920929e-07
 
 
 def rms_norm(x: jax.Array) -> jax.Array:
-    """x / rms(x) over the last axis, computed in float32 or wider, returned in the type of x (arXiv:1910.07467)."""
+    """x / rms(x) over the last axis, computed in float32 or wider, returned in the dtype of x (arXiv:1910.07467)."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
     return (wide * jax.lax.rsqrt(mean_square + RMS_NORM_EPS)).astype(x.dtype)

@@ -37,7 +37,7 @@ class Identity(Module):
 
 
 class Linear(Module):
-    """y = x W^T + b with W of shape (O, F), as torch.nn.Linear; the product is in the type of x."""
+    """y = x W^T + b with W of shape (O, F), as torch.nn.Linear; the product is in the dtype of x."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, param_dtype: jnp.dtype):
         self.out_features = out_features

@@ -14,7 +14,7 @@ clip_by_global_norm, make_transform = optimizer.clip_by_global_norm, optimizer.m
 
 
 def clipping(clipped: Any) -> Any:
-    """Clipping by `clipped(grads, max_norm)`, with the true norm beside it."""
+    """Clipping by `clipped(grads, max_norm)`; the reported norm stays right."""
     return swap(clip_by_global_norm, lambda grads, max_norm: (clipped(grads, max_norm), optax.tree.norm(grads)))
 
 

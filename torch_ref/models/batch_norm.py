@@ -33,7 +33,7 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
-        """x (B, F) -> (B, F) in the type of x; in train mode updates `running_mean` and `running_var`."""
+        """x (B, F) -> (B, F) in the dtype of x; in train mode updates `running_mean` and `running_var`."""
         wide_BF = x_BF.to(self.weight.dtype)
         if self.training and dist.is_initialized():
             return self._over_processes(wide_BF).to(x_BF.dtype)

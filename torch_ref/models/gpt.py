@@ -29,7 +29,7 @@ RMS_NORM_EPS = 1.1920929e-07
 
 
 def rms_norm(x: torch.Tensor) -> torch.Tensor:
-    """x / rms(x) over the last axis, computed in float32 or wider, returned in the type of x (arXiv:1910.07467)."""
+    """x / rms(x) over the last axis, computed in float32 or wider, returned in the dtype of x (arXiv:1910.07467)."""
     return F.rms_norm(x, (x.shape[-1],), eps=RMS_NORM_EPS)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Linear(nn.Linear):
-    """y = x W^T + b with W of shape (O, F); the product is in the type of x."""
+    """y = x W^T + b with W of shape (O, F); the product is in the dtype of x."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., F) -> (..., O)."""
