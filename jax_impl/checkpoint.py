@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: asynchronous, atomic, the last K and the best one kept, every array with a checksum.
+"""Checkpoints by orbax: asynchronous, atomic, the last --keep-last and the best one kept, every array with a checksum.
 
 A checkpoint holds three items: `weights` (parameters and buffers by name), `training` (optimizer state, step,
 random key) and `facts` (JSON: what else the loop must remember, see `twinstep.progress`, and the checksums).
@@ -99,7 +99,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def restore(run: Path, config: Config, like: State, step: int) -> tuple[State, Facts]:
-    """State and facts of one checkpoint, the state placed and typed as `like`.
+    """State and facts of one checkpoint, the state with the shardings and dtypes of `like`.
 
     Raises UserError if it cannot be read, does not fit, belongs to another configuration, or an array does not have
     the bits that were saved.
@@ -160,7 +160,7 @@ def read_weights(run: Path, step: int, facts: Facts) -> dict[str, np.ndarray]:
 def read_items(
     run: Path, step: int, like: tuple[Any, Any], facts: Facts
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """The items `weights` and `training`, placed and typed as `like`. Raises UserError as `read_weights` does."""
+    """The items `weights` and `training`, sharded and typed as `like`. Raises UserError as `read_weights` does."""
     weights, training = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     items = ocp.args.Composite(weights=ocp.args.StandardRestore(weights), training=ocp.args.StandardRestore(training))
 

@@ -1,7 +1,7 @@
-"""`generate` as it runs: the prompt in chunks of one length, several tokens to a dispatch, parameters transposed.
+"""`generate` with fewer dispatches, as the command runs it: the prompt in chunks of one length, several tokens at once.
 
-Two compiled functions do all the work, whatever the prompts: one reads a chunk of PREFILL tokens, one chooses and
-reads CHUNK tokens, one after another. Only the size of the cache, rounded up to one of few, can ask for new ones.
+Two compiled functions do all the work, whatever the prompts: one feeds PREFILL tokens of the prompts to the model, one
+samples CHUNK tokens, one after another. Only a cache of another size compiles them again, and its sizes are few.
 
 Shapes: B sequences, T time, S size of the cache, V vocabulary.
 """
@@ -74,15 +74,15 @@ def generate_in_chunks(
 
 @functools.lru_cache(maxsize=16)
 def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float) -> tuple[Any, Any]:
-    """The two compiled functions, of transposed parameters; cached, so that samples during a run compile once."""
+    """The two compiled functions; they take what `_transpose` gives. Cached, so that samples in a run compile once."""
     model = Model(graphdef, {}, {})
     jit = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
 
     @functools.partial(jit, donate_argnums=1)
     def read(transposed: Tree, cache: Cache, chunk_BT: jax.Array, count: jax.Array) -> tuple[jax.Array, Cache]:
-        """Logits (B, V) behind the first `count` tokens of the chunk, and the cache with these in it.
+        """Logits (B, V) after the first `count` tokens of the chunk, and the cache with these in it.
 
-        The padding's keys lie past the cache's length: masked, and overwritten by the tokens that follow.
+        The padding's keys are past the cache's length: masked, and overwritten by the tokens that follow.
         """
         logits_BTV, filled = model.bind(_transpose(transposed), {}, train=False).decode(chunk_BT, cache)
         logits_BV = jax.lax.dynamic_index_in_dim(logits_BTV, count - 1, axis=1, keepdims=False)
@@ -92,7 +92,7 @@ def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float
     def choose(
         transposed: Tree, cache: Cache, logits_BV: jax.Array, given_TB: jax.Array, uniform_TB: jax.Array
     ) -> tuple[jax.Array, jax.Array, Cache]:
-        """T tokens (T, B), given or, where that is NO_TOKEN, sampled; the logits behind them; the cache with them."""
+        """T tokens (T, B), given or, where that is NO_TOKEN, sampled; the logits after them; the cache with them."""
 
         def choose_one(carry: tuple[jax.Array, Cache], numbers: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
             (logits_BV, cache), (given_B, uniform_B) = carry, numbers
@@ -108,9 +108,10 @@ def _compiled(graphdef: Any, temperature: float, top_k: int | None, top_p: float
 
 
 def _transpose(params: Tree) -> Tree:
-    """On a CPU the matrices of all products transposed, or back: its kernels read them in half the time.
+    """On a CPU, all weight matrices but the embedding's table transposed; elsewhere unchanged. Its own inverse.
 
-    A product with a single token reads the whole matrix and does little else.
+    A product with a single token does little but read the matrix, and the CPU's kernels read a transposed one in half
+    the time.
     """
     if jax.default_backend() != "cpu":
         return params

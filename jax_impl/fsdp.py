@@ -23,7 +23,7 @@ from jax_impl.models import Model
 from jax_impl.step import Batch, State, eval_step, summed_gradients
 from jax_impl.tree import Tree, flatten
 
-# Tables that are looked up: their gradient is a sum over tokens, so they keep their type until after the lookup.
+# Tables that are looked up: their gradient is a sum over tokens, so they keep their own dtype until after the lookup.
 LOOKUPS = ("wte.weight", "embedding.weight")
 
 
@@ -77,20 +77,20 @@ class ShardedParam(nnx.Param):
     """A parameter that holds a device's shard inside a `shard_map`, and is gathered when a module reads it."""
 
     def get_value(self, **kwargs: Any) -> jax.Array:
-        """The whole parameter; matrices in the compute dtype, in which they travel."""
+        """The parameter, all-gathered; matrices in the compute dtype, so that devices exchange fewer bytes."""
         shard = super().get_value(**kwargs)
         dim, axis_names, dtype = self.get_metadata("gather")
         return gather(shard, dim, axis_names, dtype, shard.dtype)
 
 
 def sharded_model(model: Model, mesh: Mesh, dtype: jnp.dtype) -> Model:
-    """The same model for parameters that come as shards. dtype: of the computation."""
+    """The same model for parameters that come as shards. dtype: the compute dtype."""
     shapes = flatten(model.params)
 
     def param(name: str, shard: jax.Array) -> ShardedParam:
         shape = shapes[name].shape
-        travels_in = dtype if len(shape) > 1 and name not in LOOKUPS else shapes[name].dtype
-        return ShardedParam(shard, gather=(shard_dim(shape, mesh.size), mesh.axis_names, travels_in))
+        gather_dtype = dtype if len(shape) > 1 and name not in LOOKUPS else shapes[name].dtype
+        return ShardedParam(shard, gather=(shard_dim(shape, mesh.size), mesh.axis_names, gather_dtype))
 
     return model._replace(param=param)
 
@@ -111,7 +111,7 @@ def sharded_gradients(mesh: Mesh, dtype: jnp.dtype) -> Callable[..., tuple[Sums,
             mesh=mesh,
             in_specs=(specs, replicated, batch_spec(mesh, 1), replicated),
             out_specs=(replicated, replicated, specs),
-            check_vma=False,  # what `gather` returns is the same on all devices, which its rule cannot say
+            check_vma=False,  # a custom_vjp cannot declare that what `gather` returns is replicated
         )(params, buffers, batch, key)
 
     return gradients

@@ -50,7 +50,7 @@ def generate(
     """Continues B prompts, each (T,) int with T >= 1 of its own, by at most `max_tokens` tokens.
 
     Yields tokens (B,) int32: NO_TOKEN for a sequence that has ended or whose prompt is longer than the shortest and
-    not read to its end. A sequence ends before `stop_token`; it doesn't depend on those beside it.
+    not read to its end. A sequence ends before `stop_token`; it doesn't depend on the others.
     The plain form, a dispatch for each token: the command runs `decoding.generate_in_chunks`.
     """
     assert isinstance(config.model, GPTConfig)

@@ -1,8 +1,8 @@
 """The loss of a micro-batch, with derivatives that are fast where the logits are many.
 
 Logits (B, T, V), their softcap, softmax and gradients are a training step's largest arrays by far once V is large.
-So the cross-entropy's gradient is one pass over them, and a language model's large logits come in chunks of T: a chunk
-meets the head, gives its sums and at once its gradients, and its logits are gone before the next.
+So the cross-entropy's gradient is one pass over them, and a language model's large logits are computed in chunks of T:
+the head is applied to a chunk, its sums and gradients are computed at once, and its logits are freed before the next.
 
 Shapes: B batch, T time, D model, V vocabulary, P chunks, t time of a chunk.
 """
@@ -45,7 +45,7 @@ def batch_loss(module: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> S
 def one_pass_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """`softmax_cross_entropy`, whose gradient is probability minus one-hot in one pass over the logits.
 
-    The lookup's own rule would scatter into an array of zeros first.
+    The lookup's own derivative would scatter into an array of zeros first.
     """
     return softmax_cross_entropy(logits, targets)
 
@@ -75,7 +75,7 @@ def count_chunks(tokens: int, length: int, vocab_size: int) -> int:
 
 
 def large_logits(config: Config) -> bool:
-    """Whether a micro-step's logits come in chunks, on one device; the configuration's sizes are filled in."""
+    """Whether a micro-step's logits are computed in chunks, on one device; the configuration's sizes are filled in."""
     if not isinstance(config.model, GPTConfig):
         return False
     assert config.model.vocab_size is not None
@@ -99,18 +99,18 @@ def head_of(module: GPT) -> tuple[Head, Any]:
 def chunked_loss(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> Sums:
     """`loss_sums` of the head's logits. Differentiable in `nats`, with respect to `weights` and `x`.
 
-    Only its derivative goes by chunks: it is what would keep the logits.
+    Only its derivative is computed in chunks: a plain one would keep all logits for the backward pass.
     """
     return loss_sums(head(weights, x_BTD), targets_BT, cross_entropy=one_pass_cross_entropy)
 
 
 def _chunks_forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[Sums, Any]:
-    """The sums and, since they are linear in their own cotangent, the gradients of `nats` already."""
+    """The sums, and already the gradients of `nats`: the backward pass only multiplies them by its cotangent."""
     B, T, D = x_BTD.shape
     t = -(-T // chunks)
-    beyond = ((0, 0), (0, chunks * t - T))
-    x_PBtD = jnp.pad(x_BTD, (*beyond, (0, 0))).reshape(B, chunks, t, D).swapaxes(0, 1)
-    targets_PBt = jnp.pad(targets_BT, beyond, constant_values=IGNORE).reshape(B, chunks, t).swapaxes(0, 1)
+    padding = ((0, 0), (0, chunks * t - T))
+    x_PBtD = jnp.pad(x_BTD, (*padding, (0, 0))).reshape(B, chunks, t, D).swapaxes(0, 1)
+    targets_PBt = jnp.pad(targets_BT, padding, constant_values=IGNORE).reshape(B, chunks, t).swapaxes(0, 1)
 
     def chunk(x_BtD: jax.Array, targets_Bt: jax.Array) -> tuple[Sums, Any, jax.Array]:
         def nats(weights: Any, x_BtD: jax.Array) -> tuple[jax.Array, Sums]:

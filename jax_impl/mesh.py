@@ -1,4 +1,4 @@
-"""The mesh of devices, and how an array lies on it: what parameters, optimizer state and stacks are sharded by."""
+"""The mesh of devices, and the PartitionSpecs that shard parameters, optimizer state, stacks and batches over it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def torus_shape(devices: Sequence[Any]) -> tuple[int, ...]:
-    """The sides longer than 1 of the box that these TPU chips fill; () for other devices or an odd set of chips."""
+    """The sides longer than 1 of the box that these TPU chips fill; () for other devices, or chips that fill no box."""
     if devices[0].platform != "tpu":
         return ()
     coords = np.array([device.coords for device in devices])

@@ -42,13 +42,13 @@ def shape_scale(shape: tuple[int, ...]) -> float:
 def orthogonalize_tree(
     updates: Any, steps: int, dtype: jnp.dtype, stacked: bool = False, mesh: Mesh | None = None
 ) -> Any:
-    """`orthogonalize` times `shape_scale` for every (R, Q) leaf, in the leaf's type.
+    """`orthogonalize` times `shape_scale` for every (R, Q) leaf, in the leaf's dtype.
 
-    stacked: all matrices of one shape in one product, which is faster but on a CPU. mesh: the devices that share a
-    stack among them; see `stacks.py`.
+    stacked: all matrices of one shape in one product, which is faster everywhere but on a CPU. mesh: the devices over
+    which the stacks are sharded; see `stacks.py`.
     """
     push = partial(orthogonalize, steps=steps, dtype=dtype)
-    cast = jax.tree.map(lambda u: u.astype(dtype), updates)  # first, so that devices exchange the narrower type
+    cast = jax.tree.map(lambda u: u.astype(dtype), updates)  # first, so that devices exchange the narrower dtype
     directions = map_stacks(push, cast, mesh) if stacked else jax.tree.map(push, cast)
     return jax.tree.map(lambda o, u: shape_scale(u.shape) * o.astype(u.dtype), directions, updates)
 

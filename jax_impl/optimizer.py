@@ -39,7 +39,7 @@ class Group(NamedTuple):
 
 
 def label_parameters(config: Config, names: list[str]) -> dict[str, str]:
-    """Name -> label. Raises UserError for a name that matches no or several patterns, or an idle pattern."""
+    """Name -> label. Raises UserError unless each name matches one pattern and each pattern some name."""
     patterns = LABELS[config.model_name]
     labels = {}
     for name in names:
@@ -71,9 +71,9 @@ def optimizer_groups(config: Config) -> dict[str, Group]:
 
 
 def clip_by_global_norm(grads: Any, max_norm: float) -> tuple[Any, jax.Array]:
-    """torch.nn.utils.clip_grad_norm_: all gradients times min(1, max_norm / (norm + 1e-6)), and the norm before.
+    """All gradients times min(1, max_norm / (norm + 1e-6)), and the norm before clipping. max_norm 0: no clipping.
 
-    0 only measures.
+    That is torch.nn.utils.clip_grad_norm_.
     """
     limit = max_norm if max_norm > 0 else float("inf")
     norm = optax.tree.norm(grads)
@@ -86,7 +86,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """One transformation per label, each for its own parameters (`optax.multi_transform`).
 
-    params: read for its names only. stacked, mesh: how Muon takes its matrices, see `muon.orthogonalize_tree`.
+    params: read for its names only. stacked, mesh: for Muon's matrices, see `muon.orthogonalize_tree`.
     """
     labels = label_parameters(config, list(flatten(params)))
     transforms = {
@@ -134,7 +134,7 @@ def logged_learning_rate(config: Config, opt_state: Any) -> jax.Array:
 
 
 def newton_schulz_dtype(config: Config) -> jnp.dtype:
-    """The type of the orthogonalization; see `OptimizerConfig.newton_schulz_dtype`."""
+    """The dtype of the orthogonalization; see `OptimizerConfig.newton_schulz_dtype`."""
     if config.optimizer.newton_schulz_dtype != "auto":
         return jnp.dtype(config.optimizer.newton_schulz_dtype)
     if config.train.dtype == "float64":

@@ -30,11 +30,11 @@ AXIS = "data"
 
 
 class Steps(NamedTuple):
-    """The steps, compiled on first use, and how to bring arrays to where they run.
+    """The steps, compiled on first use, and the functions that place arrays on their devices.
 
     `train` donates its state: the old one is gone after the call. Its `signal` is a number of this process; over
     several devices the metrics hold the largest. Batches are this process's shard of the global one. `global_state`
-    names the same arrays as belonging to all processes, as a checkpoint must see them; `local_params` are parameters
+    gives the same state as global arrays, of all processes' devices, which orbax needs; `local_params` are parameters
     that one process can compute with alone.
     """
 
@@ -60,7 +60,7 @@ def set_precision(config: Config) -> None:
 
 
 def choose_mode(config: Config) -> str:
-    """What `--parallel auto` means here. Raises UserError for a mode that these devices cannot run."""
+    """What `--parallel auto` means here. Raises UserError for a mode that cannot run here."""
     devices = jax.device_count()
     mode = config.devices.parallel
     if mode == "auto":
@@ -89,14 +89,14 @@ def attention() -> Callable[..., jax.Array]:
 def scans_blocks(mode: str) -> bool:
     """Whether gpt's blocks are one loop: so that fsdp gathers the weights of one block at a time.
 
-    Not so in several processes on CPUs: gathers inside a loop and beside it may start in another order on each
+    Not so in several processes on CPUs: all-gathers inside a loop and outside it may start in another order on each
     process, and gloo then waits for ever.
     """
     return mode == "fsdp" and (jax.default_backend() != "cpu" or jax.process_count() == 1)
 
 
 def muon_stacks(mode: str) -> tuple[bool, Mesh | None]:
-    """Whether Muon stacks its matrices, as it should but on a CPU, and the mesh whose devices share the stacks."""
+    """Whether Muon stacks its matrices (not on a single CPU), and the mesh over which the stacks are sharded."""
     mesh = make_mesh() if mode == "fsdp" else None
     return mesh is not None or jax.default_backend() != "cpu", mesh
 
@@ -215,7 +215,7 @@ def with_signal(step: Callable[[State, Batch], Any], largest: Callable[[jax.Arra
     """The step with one more argument, a number per device, and the largest of them among its metrics.
 
     The number is made to depend on the loss, so that its collective comes last: XLA on a CPU runs a collective that
-    depends on nothing beside those inside a loop, in another order on each process, and gloo then mixes them up.
+    depends on nothing while those of a loop run, in another order on each process, and gloo then mixes them up.
     """
 
     def train(state: State, batch: Batch, signal: jax.Array) -> tuple[State, dict[str, jax.Array]]:
@@ -233,7 +233,7 @@ def _split_examples(x: np.ndarray, n: int, axis: int) -> np.ndarray:
 
 
 def _place_examples(x: np.ndarray, mesh: Mesh, axis: int) -> jax.Array:
-    """This process's examples as its part of a global array; which of its devices gets which does not matter."""
+    """This process's examples as its shards of a global array; which of its devices gets which does not matter."""
     devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     parts = [
         jax.device_put(part, device) for part, device in zip(np.split(x, len(devices), axis), devices, strict=True)

@@ -21,7 +21,7 @@ from twinstep.errors import RunError, UserError, run_command
 
 Result = TypeVar("Result")
 
-HEARTBEAT_SECONDS = 30  # without a sign of life for so long, a process is taken for dead
+HEARTBEAT_SECONDS = 30  # a process without a heartbeat for so long counts as dead
 TEXT_BYTES = 4096  # longest text that processes tell each other
 
 # What XLA and orbax say when another process has gone: gloo on CPUs, NCCL on GPUs, the coordination service on all.
@@ -63,7 +63,7 @@ def initialize(config: Config) -> None:
 
 
 def launched_by_cluster() -> bool:
-    """True where JAX can find the other processes by itself: started by SLURM's srun, or on a TPU VM."""
+    """True where JAX can find the other processes without flags: started by SLURM's srun, or on a TPU VM."""
     if "SLURM_STEP_NODELIST" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return True
     has_tpu = glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*")
@@ -81,7 +81,7 @@ def shard() -> tuple[int, int]:
 
 
 def text_of_first(text: str) -> str:
-    """The first process's text, on every process."""
+    """The first process's text (at most TEXT_BYTES), on every process."""
     if not several():
         return text
     padded = np.zeros(TEXT_BYTES, dtype=np.uint8)
@@ -109,9 +109,9 @@ def first_does(action: Callable[[], Result]) -> Result | None:
 def agreed(own: int | None, gathered: jax.Array | None) -> int | None:
     """The signal on which all processes act at the same step, or None.
 
-    One process acts on its own. Several act on the largest that any of them passed to the step before, which brought
-    them together (`with_signal` in parallel.py); a collective of its own could overtake the step on a CPU, in another
-    order on each process, and block them all.
+    One process acts on its own. Several act on the largest that any of them passed to the step before, which took
+    the maximum (`with_signal` in parallel.py). A collective outside the step could start before the step's own on a
+    CPU, in another order on each process, and deadlock.
     """
     if not several():
         return own
@@ -127,9 +127,9 @@ def has_lost(error: BaseException) -> bool:
 def leave_together(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
     """A decorator of an entry point: in a run of several processes a failure ends this one at once, with one line.
 
-    Python's usual way out would wait for the others, who wait for this one. What a lost process looks like to the
-    rest is XLA's matter and many lines long; that is put into one. Where XLA does not notice (a hang on an
-    accelerator), its coordination service ends the process when heartbeats stay away.
+    Python's usual exit would wait for the others, who wait for this one. XLA reports a lost process in many lines,
+    here replaced by one. Where XLA does not notice (a hang on an accelerator), its coordination service ends the
+    process when heartbeats are missing.
     """
 
     @functools.wraps(main)

@@ -43,7 +43,7 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, weights: d
 def summed_loss(
     params: Tree, model: Model, buffers: Tree, micro_batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, tuple[Sums, Tree]]:
-    """Summed (not mean) loss of one micro-batch in nats; sums and new buffers beside it."""
+    """Summed (not mean) loss of one micro-batch in nats; as auxiliary output, sums and new buffers."""
     module = model.bind(params, buffers, train=True)
     sums = batch_loss(module, micro_batch, key)
     return sums.nats, (sums, model.buffers_of(module))

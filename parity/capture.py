@@ -2,7 +2,7 @@
 
 torch: hooks on the named modules of any `torch.nn.Module`. JAX: an interpreter over the jaxpr of any function, which
 reads the tags of `jax.ad_checkpoint.checkpoint_name`; our models tag each output with the name of torch's module.
-A name met again in one forward pass gets " #2", " #3".
+A name that occurs again in one forward pass gets " #2", " #3".
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -146,7 +146,7 @@ def tagged_shapes(function: Callable[..., Any], *args: Any) -> tuple[Any, dict[s
 
 
 def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], visit: Visit) -> list[Any]:
-    """Evaluates a jaxpr; `visit(name, value)` sees each tagged value and gives what goes on in its place.
+    """Evaluates a jaxpr; `visit(name, value)` sees each tagged value and returns the value to go on with.
 
     Goes into every inner function that holds tags (jit, remat, custom derivatives, scan, unrolled) and leaves the
     others as they are. A function with a custom derivative and tags in it is differentiated through its body.
@@ -190,7 +190,7 @@ def inner_function(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
 
 
 def bind(eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
-    """One equation as it stands, with its own rule of differentiation."""
+    """One equation, unchanged, with its own rule of differentiation."""
     with eqn.ctx.manager:
         outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]

@@ -122,7 +122,7 @@ class JaxSide:
         return step.State(params, buffers, opt_state, jnp.int32(state.step), key)
 
     def carried(self, state: TrainingState) -> Named:
-        """Parameters and buffers as they stand in the JAX tree after the bridge, under the tree's own names."""
+        """Parameters and buffers in the JAX tree after the bridge, under the tree's own names."""
         jax_state = self.load(state)
         return arrays({**flatten(jax_state.params), **flatten(jax_state.buffers)})
 

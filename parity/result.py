@@ -5,7 +5,7 @@
     schema            1
     verdict           "agrees", "diverges", or "unchecked" where nothing at all could be compared
     sentence          the verdict in one sentence, for people
-    notes             list of sentences that belong beside it (unchecked gradients first, then what was left out)
+    notes             list of sentences to read with it (unchecked gradients first, then what was left out)
     first_divergence  null, or {stage, tensor, step, init, relative_l2, budget, note}
     stages            object keyed by stage name, in the order of STAGES; each {verdict, tensor, step, init,
                       relative_l2, budget, ratio, median_ratio, compared, unchecked, diverged, maximum_by_step}

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors and JSON: atomic, the last K and the best one kept, every file with a SHA-256.
+"""Checkpoints as safetensors and JSON: atomic, the last --keep-last and the best one kept, every file with a SHA-256.
 
 A checkpoint is a folder with `weights.safetensors` (parameters and buffers by name), `training.safetensors`
 (optimizer state and random generators) and `facts.json` (what else the loop must remember, see `twinstep.progress`, and
@@ -80,7 +80,8 @@ def restore(run: Path, config: Config, model: nn.Module, optimizers: list[torch.
 def load_params(run: Path, step: int | None = None) -> tuple[Config, dict[str, np.ndarray]]:
     """A run's configuration, and parameters and buffers by name, of one step or the newest.
 
-    Raises UserError if there is no such run or checkpoint, or it is damaged.
+    They are NumPy arrays, whatever devices they were saved from. Raises UserError if there is no such run or
+    checkpoint, or it is damaged.
     """
     config = read_run_config(run)
     step = choose_step(run, step)
@@ -119,7 +120,7 @@ def read_file(run: Path, step: int, name: str, facts: Facts) -> dict[str, torch.
 def split_state(
     model: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What the files of `weights` and `training` hold."""
+    """The tensors of `weights.safetensors` and of `training.safetensors`, by name."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     training = training_tensors(model, optimizers)
     return weights, training

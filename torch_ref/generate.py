@@ -48,7 +48,7 @@ def generate(
     """Continues B prompts, each (T,) int with T >= 1 of its own, by at most `max_tokens` tokens.
 
     Yields tokens (B,) int64: NO_TOKEN for a sequence that has ended or whose prompt is longer than the shortest and
-    not read to its end. A sequence ends before `stop_token`; it doesn't depend on those beside it.
+    not read to its end. A sequence ends before `stop_token`; it doesn't depend on the others.
     """
     rows, lengths_B = np.arange(len(prompts)), np.array([len(prompt) for prompt in prompts])
     uniform_BT = uniform_numbers(seed, len(prompts), max_tokens)

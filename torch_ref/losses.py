@@ -12,7 +12,7 @@ IGNORE = -1  # a target that counts nowhere: not in the sum, not in the denomina
 
 
 class Sums(NamedTuple):
-    """Scalars that add up over micro-steps, processes and batches; a mean is one division at the end."""
+    """Scalars that add up over micro-steps, devices and batches; a mean is one division at the end."""
 
     nats: torch.Tensor  # summed loss
     targets: torch.Tensor  # targets that count, int64

@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 
     m <- mu m + (1 - mu) g;  u = mu m + (1 - mu) g;  p <- p - lr (scale * orthogonalize(u) + wd p)
     Source: karpathy/nanochat, nanochat/muon.py. torch.optim.Muon differs: it computes in bfloat16, keeps the norm above
-    EPS instead of adding it, and decays by 0.1 unless told otherwise.
+    EPS instead of adding it, and its default weight decay is 0.1.
     """
 
     def __init__(

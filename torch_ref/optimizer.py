@@ -33,7 +33,7 @@ class Group(NamedTuple):
 
 
 def label_parameters(config: Config, names: list[str]) -> dict[str, str]:
-    """Name -> label. Raises UserError for a name that matches no or several patterns, or an idle pattern."""
+    """Name -> label. Raises UserError unless each name matches one pattern and each pattern some name."""
     patterns = LABELS[config.model_name]
     labels = {}
     for name in names:
@@ -65,7 +65,7 @@ def optimizer_groups(config: Config) -> dict[str, Group]:
 
 
 def clip_by_global_norm(model: nn.Module, max_norm: float) -> torch.Tensor:
-    """torch.nn.utils.clip_grad_norm_ over all parameters; returns the norm before clipping. 0 only measures."""
+    """All gradients times min(1, max_norm / (norm + 1e-6)), and the norm before clipping. max_norm 0: no clipping."""
     limit = max_norm if max_norm > 0 else float("inf")
     return torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
 
@@ -117,7 +117,7 @@ def set_schedule(config: Config, optimizers: list[torch.optim.Optimizer], step: 
 
 
 def newton_schulz_dtype(config: Config) -> torch.dtype:
-    """The type of the orthogonalization; see `OptimizerConfig.newton_schulz_dtype`."""
+    """The dtype of the orthogonalization; see `OptimizerConfig.newton_schulz_dtype`."""
     if config.optimizer.newton_schulz_dtype != "auto":
         return getattr(torch, config.optimizer.newton_schulz_dtype)
     if config.train.dtype == "float64":

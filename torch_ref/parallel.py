@@ -24,7 +24,7 @@ def set_precision(config: Config) -> None:
 def choose_mode(config: Config) -> str:
     """What `--parallel auto` means here: "jit" for one process, "pmap" for data parallel under torchrun.
 
-    Raises UserError for a mode that is not there.
+    Raises UserError for a mode that cannot run here.
     """
     processes = shard()[1]
     mode = config.devices.parallel
@@ -44,7 +44,7 @@ def wrap(model: nn.Module, mode: str) -> nn.Module:
     """The model that the step calls. Under DDP the last backward of a step averages gradients over the processes."""
     if mode == "jit":
         return model
-    return DistributedDataParallel(model, forward_sync_buffers=False)  # BatchNorm's are the same on all already
+    return DistributedDataParallel(model, forward_sync_buffers=False)  # BatchNorm keeps them equal
 
 
 def describe_devices(mode: str) -> str:

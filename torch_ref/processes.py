@@ -69,7 +69,7 @@ def device() -> torch.device:
 
 
 def close() -> None:
-    """Leave the process group, if there is one, when all have come to this.
+    """Destroy the process group, if there is one, once all processes have called this.
 
     A DistributedDataParallel still held by a cycle of references keeps the group's threads alive until Python ends,
     and one process in ten then ended by "terminate called without an active exception".

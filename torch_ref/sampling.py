@@ -1,4 +1,4 @@
-"""The next token from logits: temperature, the most likely few, the nucleus, and a number that decides.
+"""The next token from logits: temperature, top-k, top-p (nucleus), and one uniform random number for each token.
 
 Shapes: B sequences, V vocabulary.
 """
@@ -12,7 +12,7 @@ def filter_logits(logits_BV: torch.Tensor, top_k: int | None, top_p: float) -> t
     """-inf for all but the `top_k` largest logits, and of these all but the nucleus of probability `top_p`.
 
     The nucleus is the smallest set of likeliest tokens with at least that probability (arXiv:1904.09751). Tokens as
-    likely as the last one that stays, stay too.
+    likely as the last one kept are kept too.
     """
     if top_k is not None and top_k < logits_BV.shape[-1]:
         least_B1 = torch.topk(logits_BV, top_k)[0][:, -1:]
@@ -36,7 +36,7 @@ def sample(
     if temperature < GREEDY_BELOW:
         return torch.argmax(logits_BV, dim=-1)
     probability_BV = torch.softmax(filter_logits(logits_BV / temperature, top_k, top_p), dim=-1)
-    # A sum in another order can grow where nothing is added: only tokens that have a probability are chosen.
+    # A parallel cumsum can grow, by rounding, where it adds zero: only tokens that have a probability are chosen.
     cumulative_BV = torch.where(probability_BV > 0, torch.cumsum(probability_BV, dim=-1), 0)
     total_B1 = torch.amax(cumulative_BV, dim=-1, keepdim=True)
     point_B1 = torch.minimum(uniform_B[:, None] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))

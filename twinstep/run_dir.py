@@ -224,7 +224,7 @@ def cannot_save(step: int | None, error: Exception) -> RunError:
 
 
 def remove_old(run: Path, keep_last: int, read_facts: Callable[[Path, int], dict[str, Any]]) -> None:
-    """Remove all checkpoints but the newest `keep_last`, and the best that the newest of them knows of."""
+    """Remove all checkpoints but the newest `keep_last`, and the best one according to the newest of them."""
     steps = checkpoint_steps(run)
     if len(steps) <= keep_last:
         return

@@ -8,8 +8,8 @@ CURES = {
     "another shuffle": "take the order from one generator, keyed by seed and epoch",
     # weights
     "linear transposed on the bridge": "one orientation, or an explicit transpose per rule; test with non-square sizes",
-    "keys and values crossed": "map names by a table in which every name matches one rule",
-    "running statistics left behind": "carry buffers as well as parameters",
+    "keys and values swapped": "map names by a table in which every name matches one rule",
+    "running statistics not carried over": "carry buffers as well as parameters",
     "float64 silently float32": "`jax.config.update('jax_enable_x64', True)` before the first array",
     "parameters in bfloat16": "keep float32 master weights, cast inside the layer",
     "own initialization": "draw the weights once and load them on both sides",
@@ -26,7 +26,7 @@ CURES = {
     "embedding given to Muon": "label by name, and fail if a pattern matches nothing",
     # activations
     "rotary interleaved": "rotate (x[i], x[i + C/2]), not (x[2i], x[2i + 1])",
-    "rotary of the keys turned back": "one function for queries and keys",
+    "rotary of the keys reversed": "one function for queries and keys",
     "rotary table in bfloat16": "build the table in float64, round once to float32",
     "no query/key norm": "normalize queries and keys before their product",
     "mask off by one": "query t sees keys up to and with t; test causality through gradients",
@@ -39,7 +39,7 @@ CURES = {
     "products in TF32": "`jax_default_matmul_precision = 'highest'` where float32 is meant",
     "norm with eps 1e-6": "pass the eps; torch's None means the dtype's own",
     "no norm after the embedding": "normalize once between embedding and first block",
-    "residual of the norm": "add to the block's input, not to its normalized copy",
+    "residual after the norm": "add to the block's input, not to its normalized copy",
     "attention and MLP in parallel": "let the MLP read what attention has written",
     "relu not squared": "square after the relu",
     "gelu for relu squared": "take the activation from the original's source",
@@ -63,13 +63,13 @@ CURES = {
     "BatchNorm per device": "give BatchNorm the mapped axis",
     # gradients
     "softcap straight through": "differentiate the cap: no stop_gradient, no custom rule",
-    "norm seen as a constant": "let the gradient through the root mean square",
+    "norm treated as a constant": "let the gradient through the root mean square",
     "gradients added, not averaged": "divide gradient and loss by the same count",
-    "embedding cut off": "look for stop_gradient, and for a table made an integer's argument",
+    "embedding detached": "no stop_gradient; differentiate with respect to the table",
     "one gradient for all biases": "let the framework broadcast; write no backward by hand",
     "sum for mean over devices": "one division by the global count, after `psum`",
     "clip before the mean over devices": "average, then clip",
-    "gradients not exchanged": "`psum` before the optimizer",
+    "gradients not all-reduced": "`psum` before the optimizer",
     # clip
     "clip without eps": "min(1, max/(norm + 1e-6)), as torch has it",
     "clip per group": "clip outside `multi_transform`",
@@ -100,7 +100,7 @@ CURES = {
     "other coefficients": "(3.4445, -4.7750, 2.0315)",
     # parameters
     "biased running variance": "multiply the batch's variance by n/(n - 1) on its way into the running one",
-    "BatchNorm momentum turned round": "Flax's momentum is 1 - torch's",
+    "BatchNorm momentum reversed": "Flax's momentum is 1 - torch's",
     "running statistics dropped": "return the updated buffers from the step",
     # trajectory
     "resume without moments": "save the optimizer's state",
@@ -115,6 +115,6 @@ CURES = {
     "never switched to eval mode": "`model.eval()`; in JAX an argument",
     "dropout on in evaluation": "switch the whole module",
     "mean of ratios": "a ratio of sums",
-    "marks counted in bits per byte": "leave tokens without bytes out of both sums",
+    "BOS tokens counted in bits per byte": "leave tokens without bytes out of both sums",
     "padding counted": "count the targets that are not ignored",
 }

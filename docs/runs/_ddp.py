@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from docs.runs._regression import CLASSES, FEATURES, batch, start
+from torch_ref.processes import close
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     if rank == 0:
         print(json.dumps(gradients))
     del wrapped  # it would hold the process group past its end
-    processes.close()
+    close()
 
 
 if __name__ == "__main__":

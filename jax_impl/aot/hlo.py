@@ -112,7 +112,7 @@ def trip_count(found: dict[str, list[Instruction]], around: list[Instruction], l
 def collectives(text: str, scope: str = "") -> list[Collective]:
     """All exchanges of one run of the program, or those of one `jax.named_scope`, by kind, the largest first.
 
-    A TPU's compiler spreads an asynchronous gather over several fusions that each repeat it (counted where it
+    A TPU's compiler splits an asynchronous all-gather into several fusions that each repeat it (counted where it
     starts), and writes a reduce-scatter as a fusion around an all-reduce.
     """
     found, entry = computations(text)
@@ -158,7 +158,7 @@ def group_size(rest: str) -> int:
 def memory_bytes(text: str) -> int:
     """Bytes that the program reads from and writes to the chip's main memory, operand by operand.
 
-    What lies in the fast memory (layouts with S(n), n > 0) does not count. Of an array of which a part is read, or
+    What is in the fast memory (layouts with S(n), n > 0) does not count. Of an array of which a part is read, or
     updated in its place, the part counts: a loop over stacked weights sees one at a time.
     """
     found, entry = computations(text)

@@ -44,8 +44,8 @@ def roofline(
 def exchange_seconds(chip: Chip, sides: Sequence[int], exchange: Collective) -> float:
     """Seconds of one kind of exchange on rings in both directions along every side of the torus.
 
-    Gathering or scattering V bytes takes V over the rate of all rings, reducing everywhere twice that; in an
-    all-to-all of A bytes per chip each byte travels a quarter of the longest ring
+    An all-gather or reduce-scatter takes the array's bytes over the rate of all rings, an all-reduce twice that; in an
+    all-to-all each byte of a chip travels a quarter of the longest ring
     ("How to Scale Your Model", jax-ml.github.io/scaling-book, chapter "Sharded Matrices").
     """
     both_ways = 2 * chip.link

@@ -33,7 +33,7 @@ class Model(NamedTuple):
     graphdef: Any
     params: Tree
     buffers: Tree
-    param: Callable[[str, jax.Array], nnx.Param] = lambda name, array: nnx.Param(array)  # how `bind` holds one
+    param: Callable[[str, jax.Array], nnx.Param] = lambda name, array: nnx.Param(array)  # wraps an array for `bind`
 
     def bind(self, params: Tree, buffers: Tree, *, train: bool) -> Any:
         """The module with these arrays in it, in train or in eval mode; call it inside a trace."""
@@ -55,13 +55,13 @@ def make_model(
 ) -> Model:
     """The model that a configuration asks for; its sizes must be filled in. No array is allocated.
 
-    axis_name: the mapped axes over which BatchNorm takes its statistics. attention: gpt's over a sequence.
+    axis_name: the mapped axes over which BatchNorm takes its statistics. attention: gpt's, without a cache.
     scan_blocks: gpt's blocks as one loop over their weights (`block_scan.py`).
     """
     module = nnx.eval_shape(lambda: make_module(config))
     for path, part in nnx.iter_modules(module):
         if isinstance(part, Module):
-            part.path = ".".join(map(str, path)) or "logits"  # what the whole returns
+            part.path = ".".join(map(str, path)) or "logits"  # the model's own output
         if isinstance(part, CausalSelfAttention):
             part.attention = attention
         if isinstance(part, GPT):

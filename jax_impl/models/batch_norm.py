@@ -30,7 +30,7 @@ class BatchNorm(Module, nnx.BatchNorm):
         )
 
     def forward(self, x_BF: jax.Array) -> jax.Array:
-        """x (B, F) -> (B, F) in the type of x; in train mode updates `mean` and `var`."""
+        """x (B, F) -> (B, F) in the dtype of x; in train mode updates `mean` and `var`."""
         old_var = self.var[...]
         y_BF = nnx.BatchNorm.__call__(self, x_BF)
         if not self.use_running_average:

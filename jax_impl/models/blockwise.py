@@ -1,7 +1,7 @@
-"""Causal attention block by block, with a derivative of its own: `causal_attention` where no faster kernel is at hand.
+"""Causal attention block by block, with a derivative of its own: `causal_attention` where there is no faster kernel.
 
 Plain attention computes all T x S scores and keeps the weights for the backward pass. Here a sequence is cut into
-blocks of queries and each meets the keys up to its own end: nearly half of all products lie behind the mask and are
+blocks of queries, and each attends to the keys up to its own end: nearly half of all products are masked and so
 never computed, scores exist for one block at a time, and the backward pass computes them again (arXiv:2205.14135).
 
 Shapes: B batch, T query time, S key time, H query heads, K key/value heads, G = H/K queries per key head, C head
@@ -41,7 +41,7 @@ def _attention(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array) -> jax.
 
 
 def _forward(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array) -> tuple[jax.Array, Any]:
-    """The result, and for the backward pass q, k, v, the result and the log of each query's sum of exponentials."""
+    """The result, and for the backward pass q, k, v, the result and the logsumexp of each query's scores."""
     B, K, G, T, C = q_BKGTC.shape
     dtype, wide = q_BKGTC.dtype, jnp.promote_types(q_BKGTC.dtype, jnp.float32)
     blocks_y, blocks_logsum = [], []

@@ -1,6 +1,6 @@
 """Keys and values of the tokens seen so far, and attention over them.
 
-Shapes: B batch, T query time, S cached time, H query heads, K key/value heads, M = B K of them in a batch, G = H/K
+Shapes: B batch, T query time, S cached time, H query heads, K key/value heads, M = B K of them in the batch, G = H/K
 queries per key head, C head channels, X = G T queries of a key head.
 """
 
@@ -45,9 +45,9 @@ def make_cache(config: GPTConfig, batch: int, size: int, dtype: jnp.dtype) -> Ca
 def cached_attention(
     q_BTHC: jax.Array, k_BTKC: jax.Array, v_BTKC: jax.Array, cache: BlockCache, start: jax.Array | int
 ) -> jax.Array:
-    """`causal_attention` of T tokens behind the `start` in the cache, into which they are written; (B, T, H, C).
+    """`causal_attention` of T tokens after the `start` in the cache, into which they are written; (B, T, H, C).
 
-    Keys past start + T are masked: XLA needs one shape for every length, where torch cuts the cache to its length.
+    Keys past start + T are masked: XLA needs one shape for every length, where torch slices the cache to its length.
     """
     B, T, H, C = q_BTHC.shape
     M, S, K = *cache.values.shape[:2], k_BTKC.shape[2]

@@ -30,7 +30,7 @@ RMS_NORM_EPS = 1.1920929e-07
 
 
 def rms_norm(x: jax.Array) -> jax.Array:
-    """x / rms(x) over the last axis, computed in float32 or wider, returned in the type of x (arXiv:1910.07467)."""
+    """x / rms(x) over the last axis, computed in float32 or wider, returned in the dtype of x (arXiv:1910.07467)."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
     return (wide * jax.lax.rsqrt(mean_square + RMS_NORM_EPS)).astype(x.dtype)
@@ -82,7 +82,7 @@ class CausalSelfAttention(Module):
     ) -> jax.Array:
         """x (B, T, D) -> (B, T, D).
 
-        cache: this block's keys and values of the `start` tokens before; those of x are written behind them.
+        cache: this block's keys and values of the `start` tokens before; those of x are written after them.
         """
         B, T, D = x_BTD.shape
         q_BTHC = self.c_q(x_BTD).reshape(B, T, self.config.heads, self.config.head_dim)
@@ -163,7 +163,7 @@ class GPT(Module):
         return x_BTD
 
     def decode(self, tokens_BT: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """The same logits for T more tokens behind those in the cache, and the cache with them in it.
+        """The same logits for T more tokens after those in the cache, and the cache with them in it.
 
         Tokens past the cache's size would overwrite its end: the caller keeps length + T <= S.
         """

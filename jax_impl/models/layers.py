@@ -1,6 +1,6 @@
 """Modules as torch has them: `forward` says what is computed, names and orientation of parameters are torch's.
 
-Shapes: B batch, T time, D in channels, O out channels, V vocabulary; `...` any leading axes.
+Shapes: B batch, T time, F in features, O out features, D model, V vocabulary; `...` any leading axes.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ class Identity(Module):
 
 
 class Linear(Module):
-    """y = x W^T + b with W of shape (O, D), as torch.nn.Linear; the product is in the type of x."""
+    """y = x W^T + b with W of shape (O, F), as torch.nn.Linear; the product is in the dtype of x."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, param_dtype: jnp.dtype):
         self.out_features = out_features
@@ -45,7 +45,7 @@ class Linear(Module):
         self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if bias else None
 
     def forward(self, x: jax.Array) -> jax.Array:
-        """x (..., D) -> (..., O)."""
+        """x (..., F) -> (..., O)."""
         # One leading axis: the gradients' products then read their operands as they lie in memory, without copies.
         y = (x.reshape(-1, x.shape[-1]) @ self.weight[...].astype(x.dtype).T).reshape(*x.shape[:-1], -1)
         if self.bias is not None:

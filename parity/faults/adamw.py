@@ -1,4 +1,4 @@
-"""Faults of AdamW and of what it is given."""
+"""Faults of AdamW, and of which parameters it gets."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ apply_updates = optax.apply_updates
 
 
 def adam_chain(parts: Any) -> Any:
-    """AdamW put together anew: `parts(o, rate, decay)` is the list of transformations of an AdamW group."""
+    """Another AdamW: `parts(o, rate, decay)` is the list of transformations of an AdamW group."""
 
     def faulty(config: Any, group: Any, *args: Any) -> optax.GradientTransformation:
         if group.algorithm != "adamw":
@@ -126,7 +126,7 @@ FAULTS = (
         "eps before bias correction",
         "embedding",
         "update",
-        "sqrt(v) + eps is corrected as a whole (nanochat issue 304)",
+        "eps is added before the bias correction, which scales it too (nanochat issue 304)",
         with_direction(eps_before_correction),
     ),
     Fault("eps in the root", "embedding", "update", "sqrt(v + eps): optax's eps_root", with_direction(eps_in_the_root)),
@@ -134,7 +134,7 @@ FAULTS = (
         "no bias correction",
         "linear",
         "update",
-        "the moments' start at zero is not made good",
+        "the moments start at zero and are not corrected for it",
         with_direction(uncorrected),
     ),
     Fault(

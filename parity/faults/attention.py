@@ -1,6 +1,7 @@
 """Faults inside attention: rotary embedding, query/key norm, mask, scale, grouping.
 
-Shapes: B batch, T query time, S key time, H query heads, K key/value heads, G = H/K, C head channels.
+Shapes: B batch, T query time, S key time, H query heads, K key/value heads, G = H/K queries per key head, C head
+channels.
 """
 
 import itertools
@@ -59,7 +60,7 @@ def interleaved(x_BTHC: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array) -> jax.
     return jnp.stack([x1 * cos + x2 * sin, x2 * cos - x1 * sin], axis=-1).reshape(x_BTHC.shape)
 
 
-def keys_rotated_back() -> Any:
+def keys_rotated_in_reverse() -> Any:
     """Every second call is the keys'."""
     sign = itertools.cycle((1, -1))
     return swap(apply_rotary, lambda x, cos, sin: apply_rotary(x, cos, next(sign) * sin))()
@@ -95,11 +96,11 @@ FAULTS = (
         swap(apply_rotary, interleaved),
     ),
     Fault(
-        "rotary of the keys turned back",
+        "rotary of the keys reversed",
         "gpt",
         "activations",
         "the sign of the angle differs between queries and keys (transformers issue 31859)",
-        keys_rotated_back,
+        keys_rotated_in_reverse,
     ),
     Fault(
         "rotary table in bfloat16",
@@ -158,7 +159,7 @@ FAULTS = (
         "attention scale twice",
         "gpt",
         "activations",
-        "divided in the queries and in the attention function",
+        "applied to the queries and again in the attention function",
         attending(scale_power=-1.0),
     ),
     Fault(

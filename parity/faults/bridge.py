@@ -1,4 +1,4 @@
-"""Faults of the weights: their way over the bridge, their type, their start."""
+"""Faults of the weights: how they are carried over, their dtype, their initialization."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,12 +31,12 @@ def square_transposed(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: w.T if name in square else w for name, w in flat.items()}
 
 
-def keys_and_values_crossed(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def keys_and_values_swapped(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     other = {"c_k": "c_v", "c_v": "c_k"}
     return {name: flat[".".join(other.get(part, part) for part in name.split("."))] for name in flat}
 
 
-def statistics_left_behind() -> Any:
+def statistics_not_carried_over() -> Any:
     bridge = own_bridge.torch_to_jax
 
     def faulty(model: models.Model, arrays: Any) -> tuple[Any, Any]:
@@ -54,7 +54,7 @@ def statistics_left_behind() -> Any:
 @contextmanager
 def x64_off() -> Iterator[None]:
     with jax.enable_x64(False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX says that it truncates; a port's log says many things
+        warnings.simplefilter("ignore")  # JAX warns that it truncates, and a user may overlook it
         yield
 
 
@@ -81,18 +81,18 @@ FAULTS = (
         altered_bridge(square_transposed),
     ),
     Fault(
-        "keys and values crossed",
+        "keys and values swapped",
         "gpt",
         "weights",
         "two weights of one shape exchanged by the name map",
-        altered_bridge(keys_and_values_crossed),
+        altered_bridge(keys_and_values_swapped),
     ),
     Fault(
-        "running statistics left behind",
+        "running statistics not carried over",
         "mlp",
         "weights",
         "only parameters are carried over, BatchNorm starts afresh",
-        statistics_left_behind(),
+        statistics_not_carried_over(),
     ),
     Fault(
         "float64 silently float32",

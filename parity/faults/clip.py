@@ -14,7 +14,7 @@ clip_by_global_norm, make_transform = optimizer.clip_by_global_norm, optimizer.m
 
 
 def clipping(clipped: Any) -> Any:
-    """Clipping by `clipped(grads, max_norm)`, with the true norm beside it."""
+    """Clipping by `clipped(grads, max_norm)`; the reported norm stays right."""
     return swap(clip_by_global_norm, lambda grads, max_norm: (clipped(grads, max_norm), optax.tree.norm(grads)))
 
 
@@ -59,7 +59,7 @@ FAULTS = (
         "clip by value",
         "linear",
         "clip",
-        "elements cut off at the largest norm",
+        "each element is clipped, not the norm",
         clipping(lambda grads, max_norm: jax.tree.map(lambda g: jnp.clip(g, -max_norm / 10, max_norm / 10), grads)),
     ),
     Fault(

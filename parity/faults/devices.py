@@ -1,4 +1,4 @@
-"""Faults of several devices: what is added, averaged or left apart between them."""
+"""Faults of several devices: what is summed or averaged over them, or is not."""
 
 from typing import Any
 
@@ -81,10 +81,10 @@ FAULTS = (
         devices=2,
     ),
     Fault(
-        "gradients not exchanged",
+        "gradients not all-reduced",
         "embedding",
         "gradients",
-        "each device would follow its own examples; here the first's",
+        "each device would train on its own examples; here all use the first device's gradient",
         each_device(first_alone),
         devices=2,
     ),
@@ -100,7 +100,7 @@ FAULTS = (
         "BatchNorm per device",
         "mlp",
         "loss",
-        "statistics of each device's share of the batch",
+        "statistics of each device's shard of the batch",
         swap(make_model, lambda config, axis_name=None, *args: make_model(config, None, *args)),
         devices=2,
     ),

@@ -31,7 +31,7 @@ class Fault:
 
 @contextmanager
 def swapped(old: Any, new: Any) -> Iterator[None]:
-    """`new` under every name by which a module of jax_impl, or parity's JAX side, knows `old`."""
+    """`new` in place of `old`, under whatever name, in all modules of jax_impl and in parity's JAX side."""
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             if name.split(".")[0] == "jax_impl" or name == "parity.jax_side":

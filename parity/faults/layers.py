@@ -1,6 +1,6 @@
 """Faults of the GPT's other layers: linear, norms, MLP, head.
 
-Shapes: B batch, T time, D model, V vocabulary, F hidden.
+Shapes: B batch, T time, D model, V vocabulary.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ linear_forward = Linear.forward
 def untransposed(self: Any, x: jax.Array) -> jax.Array:
     if self.weight.shape[0] != self.weight.shape[1]:
         return linear_forward(self, x)
-    return jnp.einsum("...d,do->...o", x, self.weight[...])
+    return jnp.einsum("...f,fo->...o", x, self.weight[...])
 
 
 def ten_bits(x: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ def ten_bits(x: jax.Array) -> jax.Array:
 
 
 def in_tf32(self: Any, x: jax.Array) -> jax.Array:
-    return jnp.einsum("...d,od->...o", ten_bits(x), ten_bits(self.weight[...]))
+    return jnp.einsum("...f,of->...o", ten_bits(x), ten_bits(self.weight[...]))
 
 
 def norm_with_eps(eps: float) -> Any:
@@ -42,7 +42,7 @@ def not_normalized(self: Any, tokens_BT: jax.Array) -> jax.Array:
     return self.embed_norm(self.wte(tokens_BT))
 
 
-def residual_of_the_norm(self: Any, x_BTD: Any, *args: Any) -> Any:
+def residual_after_the_norm(self: Any, x_BTD: Any, *args: Any) -> Any:
     normed_BTD = rms_norm(x_BTD)
     x_BTD = normed_BTD + self.attn(normed_BTD, *args)
     return x_BTD + self.mlp(rms_norm(x_BTD))
@@ -82,7 +82,7 @@ def straight_through(logits: jax.Array, limit: float) -> jax.Array:
     return logits + jax.lax.stop_gradient(limit * jnp.tanh(logits / limit) - logits)
 
 
-def norm_seen_as_constant(x: jax.Array) -> jax.Array:
+def norm_as_constant(x: jax.Array) -> jax.Array:
     mean_square = jax.lax.stop_gradient(jnp.mean(x * x, axis=-1, keepdims=True))
     return x * jax.lax.rsqrt(mean_square + gpt.RMS_NORM_EPS)
 
@@ -115,7 +115,7 @@ FAULTS = (
         None,
         "jax_default_matmul_precision left at its default",
         lambda: jax.default_matmul_precision("default"),
-        "a CPU has no fast passes; on GPU and TPU this is a fault in float32",
+        "a CPU multiplies float32 in float32 anyway; on GPU and TPU this is a fault",
     ),
     Fault(
         "norm with eps 1e-6",
@@ -132,11 +132,11 @@ FAULTS = (
         method(GPT, "embed", not_normalized),
     ),
     Fault(
-        "residual of the norm",
+        "residual after the norm",
         "gpt",
         "activations",
-        "the normalized input goes around the block instead of the input",
-        method(Block, "forward", residual_of_the_norm),
+        "the residual adds to the normalized input instead of the input",
+        method(Block, "forward", residual_after_the_norm),
     ),
     Fault(
         "attention and MLP in parallel",
@@ -174,15 +174,15 @@ FAULTS = (
         "softcap straight through",
         "gpt",
         "gradients",
-        "the forward pass caps the logits, the backward pass does not know",
+        "the forward pass caps the logits, the backward pass ignores the cap",
         head_with(straight_through),
     ),
     Fault(
-        "norm seen as a constant",
+        "norm treated as a constant",
         "gpt",
         "gradients",
         "no gradient through the root mean square",
-        swap(rms_norm, norm_seen_as_constant),
+        swap(rms_norm, norm_as_constant),
     ),
     Fault(
         "rematerialized",

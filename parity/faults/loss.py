@@ -29,7 +29,7 @@ def mean_per_micro_step(*args: Any) -> Any:
 
 
 def sum_of_means(*args: Any) -> Any:
-    """The micro-steps' means are added and divided by nothing."""
+    """The micro-steps' means are added and not divided by their number."""
     nats, (sums, buffers) = summed_loss(*args)
     mean = nats / sums.targets
     micro_steps = 2
@@ -52,7 +52,7 @@ def not_squeezed(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def naive(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Without the maximum taken out: within the range of the logits nothing overflows."""
+    """Without subtracting the maximum: nothing overflows while logits stay within the dtype's range."""
     at_target = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
     return jnp.where(targets == IGNORE, 0, jnp.log(jnp.sum(jnp.exp(logits), axis=-1)) - at_target)
 
@@ -62,12 +62,12 @@ def scaled_gradients(*args: Any) -> Any:
     return sums, buffers, jax.tree.map(lambda g: 2 * g, grads)
 
 
-def cut_off(self: Any, tokens: jax.Array) -> jax.Array:
+def detached(self: Any, tokens: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(self.weight[...])[tokens].astype(self.dtype)
 
 
 def one_bias_gradient(self: Any, x: jax.Array) -> jax.Array:
-    y = jnp.einsum("...d,od->...o", x, self.weight[...])
+    y = jnp.einsum("...f,of->...o", x, self.weight[...])
     if self.bias is not None:
         y = y + jnp.mean(self.bias[...]) + jax.lax.stop_gradient(self.bias[...] - jnp.mean(self.bias[...]))
     return y
@@ -128,7 +128,7 @@ FAULTS = (
         "naive softmax",
         "mlp",
         None,
-        "the maximum is not taken out of the logarithm",
+        "the maximum is not subtracted before the exponential",
         swap(cross_entropy, naive),
         "nothing overflows while logits stay within the dtype's range",
     ),
@@ -140,11 +140,11 @@ FAULTS = (
         swap(micro_step, scaled_gradients),
     ),
     Fault(
-        "embedding cut off",
+        "embedding detached",
         "embedding",
         "gradients",
         "a stop_gradient on the table",
-        method(Embedding, "forward", cut_off),
+        method(Embedding, "forward", detached),
     ),
     Fault(
         "one gradient for all biases",

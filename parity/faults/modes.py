@@ -19,7 +19,7 @@ bind, norm_forward, loss_sums = Model.bind, BatchNorm.forward, losses.loss_sums
 
 
 def bound(change: Any) -> Any:
-    """The module with something changed after the switch of modes: `change(module, train)`."""
+    """The module with something changed after its mode is set: `change(module, train)`."""
 
     def faulty(self: Model, params: Any, buffers: Any, *, train: bool) -> Any:
         module = bind(self, params, buffers, train=train)
@@ -83,7 +83,7 @@ evaluate_all = evaluate.evaluate
 
 
 def all_tokens_counted(logits: jax.Array, targets: jax.Array, target_bytes: Any = None, **kwargs: Any) -> Sums:
-    """Marks, which stand for no text, cost nats but no bytes."""
+    """BOS tokens, which stand for no text, cost nats but no bytes."""
     sums = loss_sums(logits, targets, target_bytes, **kwargs)
     return sums if target_bytes is None else sums._replace(byte_nats=sums.nats)
 
@@ -92,7 +92,7 @@ def padding_counted(logits: jax.Array, targets: jax.Array, *args: Any, **kwargs:
     return loss_sums(logits, targets, *args, **kwargs)._replace(targets=jnp.int32(targets.size))
 
 
-def evaluating_marks(config: Config) -> Config:
+def evaluating_bos_tokens(config: Config) -> Config:
     """All of the validation text, so that it holds ends of documents, in longer sequences to be quick."""
     assert isinstance(config.data, CorpusConfig)
     return evaluating_all(replace(config, data=replace(config.data, sequence_len=512)))
@@ -127,9 +127,7 @@ FAULTS = (
         "the mode switch is forgotten before evaluating",
         swap(step.eval_step, dropping_evaluation),
     ),
-    Fault(
-        "dropout not scaled", "mlp", "activations", "kept units are not divided by their share", bound(dropout_unscaled)
-    ),
+    Fault("dropout not scaled", "mlp", "activations", "kept units are not divided by 1 - p", bound(dropout_unscaled)),
     Fault("another BatchNorm eps", "mlp", "activations", "Keras' 1e-3 for torch's 1e-5", bound(larger_eps)),
     Fault(
         "biased running variance",
@@ -139,7 +137,7 @@ FAULTS = (
         method(BatchNorm, "forward", biased_variance),
     ),
     Fault(
-        "BatchNorm momentum turned round",
+        "BatchNorm momentum reversed",
         "mlp",
         "parameters",
         "torch's momentum weighs the new value, Flax's the old",
@@ -156,16 +154,16 @@ FAULTS = (
         "mean of ratios",
         "gpt",
         "evaluation",
-        "batches count the same, whatever they hold",
+        "every batch weighs the same, however many targets it has",
         swap(evaluate_all, mean_of_ratios),
     ),
     Fault(
-        "marks counted in bits per byte",
+        "BOS tokens counted in bits per byte",
         "embedding",
         "evaluation",
         "tokens that stand for no text cost nats but no bytes",
         swap(loss_sums, all_tokens_counted),
-        change=evaluating_marks,
+        change=evaluating_bos_tokens,
     ),
     Fault(
         "padding counted",

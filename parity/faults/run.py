@@ -142,10 +142,10 @@ def run_catalogue(model: str | None, only: str | None, folder: Path) -> int:
 
 @contextmanager
 def compile_once() -> Iterator[None]:
-    """What several faults leave as it is (one of the loss the optimizer, one of Muon the model) is compiled once.
+    """Compile once what faults do not change: one of the loss leaves the optimizer as it is, one of Muon the model.
 
-    Each check builds its own functions, which JAX's cache in memory takes for others; its cache on disk goes by what
-    they compute.
+    Each check builds its own functions, and JAX's cache in memory is keyed by the function; its cache on disk is keyed
+    by the program.
     """
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         yield
@@ -156,4 +156,4 @@ def compile_once() -> Iterator[None]:
             yield
         finally:
             jax.config.update("jax_compilation_cache_dir", None)
-            compilation_cache.reset_cache()  # or it goes on writing to the folder that was
+            compilation_cache.reset_cache()  # else it would go on writing to the deleted folder

@@ -66,7 +66,7 @@ def start(config: Config, weights: dict[str, np.ndarray] | None = None) -> State
 def name_moments(opt_state: Any) -> list[tuple[str | None, Any]]:
     """("parameter/state name", leaf) for every leaf of an optimizer state, in its order; None names a count of steps.
 
-    A moment lies under the field of its state's NamedTuple, and below that under the parameter's own keys.
+    A moment's path is the field of its state's NamedTuple, then the parameter's own keys.
     """
     named: list[tuple[str | None, Any]] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state):

@@ -3,7 +3,7 @@
 optim_NNNNNN_rankN.pt is a list of two state_dicts: AdamW with the head as parameter 0 and the embedding as 1, and
 Muon with the matrices of the blocks in groups of one size (one process) or one shape (several), each in the order
 of the layers. Of several processes each wrote its own file: AdamW's moments are sharded by rows, each of
-Muon's buffers lies with one of them. We write the file of one process.
+Muon's buffers is in the file of one of them. We write the file of one process.
 """
 
 import math

@@ -47,7 +47,7 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
 
 
 def notes(result: Result) -> list[str]:
-    """What stands beside the verdict. Gradients that could not be checked are named even if the check did not."""
+    """The sentences beside the verdict. Gradients that could not be checked are named even if the check did not."""
     found = result.stages.get("gradients")
     if found is None or not found.unchecked or any("gradient" in note for note in result.notes):
         return result.notes

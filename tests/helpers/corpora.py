@@ -51,7 +51,7 @@ def load(path: Path | None, **options) -> Data:
 
 
 def stream_of(texts: list[str]) -> list[int]:
-    """Byte tokens of documents, each behind its mark: built here by other means than the loader's."""
+    """Byte tokens of documents, each after its BOS token: built here by other means than the loader's."""
     ids: list[int] = []
     for text in texts:
         ids.append(255)

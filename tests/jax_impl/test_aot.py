@@ -24,7 +24,7 @@ from tests.helpers.trajectories import environment, make_config
 from twinstep.errors import RunError
 
 # A program with each case that is counted in a way of its own: a loop of five trips, one that counts from 1 to 4 and
-# reads and writes one matrix of a stack, an asynchronous gather that is spread over three fusions, a reduce-scatter
+# reads and writes one matrix of a stack, an asynchronous all-gather that is split into three fusions, a reduce-scatter
 # written around an all-reduce, and the three notations of groups.
 PROGRAM = """HloModule step
 
@@ -123,7 +123,7 @@ ENTRY %main (a: f32[8,128], s: bf16[2,128], all: f32[3,8,128]) -> f32[8,128] {
 """
 
 
-def test_collectives_are_counted_as_often_as_they_run_and_a_gather_in_pieces_once():
+def test_collectives_are_counted_as_often_as_they_run_and_an_all_gather_in_several_fusions_once():
     whole, half = 8 * 128 * 4, 8 * 128 * 2
     assert {exchange.kind: exchange for exchange in hlo.collectives(PROGRAM)} == {
         "all-reduce": Collective("all-reduce", 5 * whole, whole, 5),
@@ -134,7 +134,7 @@ def test_collectives_are_counted_as_often_as_they_run_and_a_gather_in_pieces_onc
     assert hlo.collectives(PROGRAM, "/optimizer/") == [Collective("all-to-all", whole, whole, 1)]
 
 
-def test_a_loop_whose_length_cannot_be_told_is_an_error_and_not_counted_once():
+def test_a_loop_of_unknown_length_is_an_error_and_not_counted_once():
     with pytest.raises(RunError, match="how often the loop loop of the compiled"):
         hlo.collectives(PROGRAM.replace('"known_trip_count"', '"unknown"'))
     with pytest.raises(RunError, match="how often the loop counted of the compiled"):
@@ -149,7 +149,7 @@ def test_memory_traffic_leaves_out_fast_memory_and_repeats_a_loop():
     assert hlo.memory_bytes(PROGRAM) == loop + stack + gathers + scatters + exchange + copies
 
 
-def test_the_longest_name_tells_the_chip():
+def test_the_chip_with_the_longest_matching_name_is_chosen():
     v5e, v5p = chip_of("TPU v5 lite"), chip_of("TPU v5")
     assert v5e is not None
     assert v5p is not None

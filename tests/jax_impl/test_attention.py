@@ -1,4 +1,4 @@
-"""Attention, plain, block by block and behind a cache, against the equation written out; what blocks never compute."""
+"""Attention, plain, block by block and after a cache, against the equation written out; what blocks never compute."""
 
 import jax
 import jax.extend
@@ -91,14 +91,14 @@ def test_low_precision_errs_by_a_few_roundings(x64, short_blocks, attention, dty
     assert error < 3 * eps
 
 
-def test_plain_attention_behind_a_cache_sees_the_keys_up_to_its_own(x64):
+def test_plain_attention_after_a_cache_sees_the_keys_up_to_its_own(x64):
     q, k, v = random_qkv(T=12)
     found = jax.jit(causal_attention)(q[:, 5:8], k, v, jnp.int32(5))
     np.testing.assert_allclose(found, attention_by_heads(q[:, 5:8], k, v, 5), rtol=1e-12, atol=1e-14)
 
 
-def test_behind_a_cache_the_mask_starts_where_the_cache_ends(x64):
-    """Three tokens behind five; the cache's rest holds numbers that must not be seen."""
+def test_after_a_cache_the_mask_starts_where_the_cache_ends(x64):
+    """Three tokens after five; the cache's rest holds numbers that must not be seen."""
     q, k, v = random_qkv(T=12)
     B, S, K, C = k.shape
     k_MCS = k.transpose(0, 2, 3, 1).reshape(B * K, C, S)

@@ -145,7 +145,7 @@ def test_no_token_and_no_prompt_compiles_anything_again(gpt):
     assert (read._cache_size(), choose._cache_size()) == (2, 2)
 
 
-def test_transposeed_weights_make_the_same_tokens(gpt, monkeypatch):
+def test_transposed_weights_make_the_same_tokens(gpt, monkeypatch):
     transposed = continue_one(gpt, range(9), 20)
     decoding._compiled.cache_clear()
     monkeypatch.setattr(decoding, "_transpose", lambda params: params)  # as on an accelerator

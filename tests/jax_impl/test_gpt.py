@@ -38,13 +38,13 @@ def test_rms_norm_of_tiny_values_shows_its_eps():
     )
 
 
-def test_rotary_turns_each_pair_by_minus_its_angle(x64):
+def test_rotary_rotates_each_pair_by_minus_its_angle(x64):
     cos, sin = (jnp.asarray(t) for t in rotary_table(replace(CONFIG.model, rotary_dtype="float64"), 16))
     x = np.random.default_rng(0).standard_normal((1, 16, 3, 8))
     pairs = x[..., :4] + 1j * x[..., 4:]
     angle = np.arange(16)[:, None] * 10000.0 ** (-np.arange(0, 8, 2) / 8)
-    turned = pairs * np.exp(-1j * angle)[None, :, None, :]
-    np.testing.assert_allclose(apply_rotary(x, cos, sin), np.concatenate([turned.real, turned.imag], -1), atol=1e-14)
+    rotated = pairs * np.exp(-1j * angle)[None, :, None, :]
+    np.testing.assert_allclose(apply_rotary(x, cos, sin), np.concatenate([rotated.real, rotated.imag], -1), atol=1e-14)
 
 
 def test_rotated_products_depend_on_the_distance_alone(x64):
@@ -95,7 +95,7 @@ def test_logits_are_float32_whatever_the_computation(dtype):
     assert model.bind(params, {}, train=False)(jnp.arange(16)[None, :]).dtype == jnp.float32
 
 
-def test_rematerialisation_changes_no_gradient(x64):
+def test_rematerialization_changes_no_gradient(x64):
     tokens = jnp.arange(16)[None, :]
     gradients = []
     for remat in (False, True):

@@ -97,7 +97,7 @@ def test_no_array_of_a_training_step_holds_all_logits(monkeypatch):
     assert most_tokens() == B * 4
 
 
-def test_the_logits_keep_their_tag_for_those_who_look(monkeypatch):
+def test_the_logits_keep_their_tag_where_the_derivative_is_in_chunks(monkeypatch):
     """The parity engine reads the tags of the function whose derivative goes in chunks."""
     monkeypatch.setattr(head_loss, "SMALLEST_CHUNK", 1)
     weights, x = jnp.ones((V, 8)), jnp.ones((B, T, 8))

@@ -70,7 +70,7 @@ GONE = RuntimeError("UNAVAILABLE: [gloo] Connection closed by peer")
         (KeyboardInterrupt(), False),
     ],
 )
-def test_a_lost_process_is_told_from_other_failures(error, lost, monkeypatch):
+def test_a_lost_process_is_distinguished_from_other_failures(error, lost, monkeypatch):
     assert not processes.has_lost(error)  # a single process has nobody to lose
     monkeypatch.setattr(processes, "several", lambda: True)
     assert processes.has_lost(error) == lost

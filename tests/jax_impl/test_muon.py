@@ -77,10 +77,10 @@ def stacks(monkeypatch):
     seen = []
 
     def noting(function, tree, mesh=None):
-        def noted(x_NRQ):
-            y_NRQ = function(x_NRQ)
-            seen.append((x_NRQ.shape, x_NRQ.dtype, y_NRQ.dtype))
-            return y_NRQ
+        def noted(x_ZRQ):
+            y_ZRQ = function(x_ZRQ)
+            seen.append((x_ZRQ.shape, x_ZRQ.dtype, y_ZRQ.dtype))
+            return y_ZRQ
 
         return map_stacks(noted, tree, mesh)
 
@@ -161,7 +161,7 @@ def make_optax(**options):
     return optax.contrib.muon(LR, **options)
 
 
-def test_optax_muon_agrees_at_the_first_step_and_parts_from_the_second_on():
+def test_optax_muon_agrees_at_the_first_step_and_diverges_from_the_second_on():
     p, grads = draw((40, 16), 9), [draw((40, 16), seed) for seed in range(4)]
     ours, theirs = run_steps(make_ours(), p, grads), run_steps(make_optax(), p, grads)
     apart = [np.linalg.norm(a - b) / np.linalg.norm(a - p) for a, b in zip(ours, theirs, strict=True)]
@@ -180,7 +180,7 @@ def test_optax_muon_differs_by_the_bias_correction_of_its_momentum_and_by_nothin
         np.testing.assert_allclose(theirs, corrected, atol=1e-6)
 
 
-def test_optax_muon_takes_weights_as_in_out_unless_told_otherwise():
+def test_optax_muon_takes_weights_as_in_out_by_default():
     p, grads = draw((40, 16), 9), [draw((40, 16), 0)]
     default = make_optax(muon_weight_dimension_numbers=None, weight_decay=0.0)
     (ours,), (theirs,) = run_steps(make_ours(decay=0.0), p, grads), run_steps(default, p, grads)

@@ -71,7 +71,7 @@ def test_clip_adds_torchs_eps_to_the_norm():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
-def test_clipping_comes_before_the_groups_part(clip_norm):
+def test_clipping_comes_before_the_optimizer_groups(clip_norm):
     config = Config(
         model=LinearConfig(features=4, classes=3),
         data=TabularConfig(),

@@ -57,7 +57,7 @@ def test_an_array_is_sharded_along_its_first_dimension_that_the_devices_share_ev
     assert shard_dim((), 4) is None
 
 
-def test_gathered_parameters_travel_in_the_compute_type_and_tables_in_their_own():
+def test_parameters_are_gathered_in_the_compute_dtype_and_tables_in_their_own():
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
     model = make_model(replace(CASES["gpt"], train=replace(CASES["gpt"].train, dtype="bfloat16")))
     seen = {}
@@ -74,7 +74,7 @@ def test_gathered_parameters_travel_in_the_compute_type_and_tables_in_their_own(
 
 
 @pytest.mark.parametrize("mode", ["jit", *MODES])
-def test_a_step_takes_its_state_over_and_compiles_once(mode, x64):
+def test_a_step_donates_its_state_and_compiles_once(mode, x64):
     config = config_for(mode)
     steps, state = start(config, mode)
     compilations: list[str] = []

@@ -57,7 +57,7 @@ def test_the_interpreted_function_returns_what_the_function_returns():
     np.testing.assert_allclose(found.param_gradients, expected, rtol=1e-6)
 
 
-def test_a_scans_constants_carry_and_rows_are_told_apart():
+def test_a_scans_constants_carry_and_rows_are_distinguished():
     """c = w c + a from the last row to the first, beside a count of the rows: two constants, two carried values."""
 
     def function(w, x):

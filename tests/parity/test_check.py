@@ -108,7 +108,7 @@ def test_long_runs_are_watched_at_ten_steps_the_first_three_and_the_last_among_t
     assert steps[-1] == 199
 
 
-def test_every_batch_of_a_micro_step_must_fall_to_a_device():
+def test_every_micro_batch_must_be_divisible_by_the_devices():
     with pytest.raises(UserError, match="= 16 is not divisible by 3 devices; pass a multiple of 6"):
         check(Request(subject("linear", "float64", 3, 0), devices=3))
 

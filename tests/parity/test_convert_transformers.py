@@ -54,8 +54,8 @@ def test_transformers_generates_our_greedy_text(tmp_path):
     snapshot, ours = make_real()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(written(tmp_path / "hf", snapshot, "hf"))
     prompt = np.random.default_rng(1).integers(0, 255, 10)
-    mark = ByteTokenizer.bos
-    expected = [int(t[0]) for t in generate(ours, snapshot.config, [prompt], 64, temperature=0.0, stop_token=mark)]
+    bos = ByteTokenizer.bos
+    expected = [int(t[0]) for t in generate(ours, snapshot.config, [prompt], 64, temperature=0.0, stop_token=bos)]
     found = theirs.generate(torch.tensor(prompt)[None], max_new_tokens=64, do_sample=False)[0, len(prompt) :].tolist()
     assert len(found) == 64
     assert len(set(found)) > 8  # not a text that repeats itself

@@ -35,7 +35,7 @@ def test_the_catalogue_is_large_and_each_fault_says_what_it_is():
     assert not any(fault.equivalent for fault in CHANGING)
 
 
-def test_faults_that_share_a_configuration_stand_together():
+def test_faults_that_share_a_configuration_run_one_after_another():
     configs = [config_of(fault) for fault in choose(None, None)]
     runs = [config for config, before in zip(configs, [None, *configs], strict=False) if config != before]
     assert len(runs) == sum(config not in configs[:i] for i, config in enumerate(configs))

@@ -81,7 +81,7 @@ def test_the_page_is_well_formed_and_takes_nothing_from_outside(name):
     assert policies[0].startswith("default-src 'none'")
 
 
-def test_names_made_to_do_harm_are_text_wherever_they_stand():
+def test_hostile_names_are_escaped_everywhere():
     """`diverging` has such a name in every field that holds text."""
     text = report_page(diverging())
     page = Page(text)

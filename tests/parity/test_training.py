@@ -99,7 +99,7 @@ def test_ten_steps_agree_in_every_loss_gradient_and_parameter(name, init, x64, m
     train_side_by_side(replace(config, train=replace(config.train, init=init)), monkeypatch)
 
 
-def test_a_step_with_another_adam_eps_is_told_apart(x64, monkeypatch):
+def test_a_step_with_another_adam_eps_is_found(x64, monkeypatch):
     config = CONFIGS["linear with one AdamW"]
     other = replace(config.train, dtype="float64", steps=STEPS)
     filled = fill_in(replace(config, train=other), load_data(config))

@@ -29,14 +29,14 @@ def test_rms_norm_of_tiny_values_shows_its_eps():
         assert float(found[0]) == pytest.approx(1e-4 / np.sqrt(1e-8 + 2**-23), rel=1e-6)
 
 
-def test_rotary_turns_each_pair_by_minus_its_angle():
+def test_rotary_rotates_each_pair_by_minus_its_angle():
     cos, sin = rotary_table(replace(CONFIG.model, rotary_dtype="float64"), 16)
     x = np.random.default_rng(0).standard_normal((1, 16, 3, 8))
     pairs = x[..., :4] + 1j * x[..., 4:]
     angle = np.arange(16)[:, None] * 10000.0 ** (-np.arange(0, 8, 2) / 8)
-    turned = pairs * np.exp(-1j * angle)[None, :, None, :]
+    rotated = pairs * np.exp(-1j * angle)[None, :, None, :]
     found = apply_rotary(torch.tensor(x), cos, sin)
-    np.testing.assert_allclose(found, np.concatenate([turned.real, turned.imag], -1), atol=1e-14)
+    np.testing.assert_allclose(found, np.concatenate([rotated.real, rotated.imag], -1), atol=1e-14)
 
 
 def test_no_logit_depends_on_a_later_token():
@@ -68,7 +68,7 @@ def test_logits_are_float32_whatever_the_computation(dtype):
     assert model(torch.arange(16)[None, :]).dtype == torch.float32
 
 
-def test_rematerialisation_changes_no_gradient():
+def test_rematerialization_changes_no_gradient():
     gradients = []
     for remat in (False, True):
         model = loaded_model(replace(CONFIG, train=TrainConfig(dtype="float64", remat=remat)))

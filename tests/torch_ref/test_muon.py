@@ -48,8 +48,8 @@ def test_singular_values_come_near_one_in_every_type(shape, dtype):
 
 
 def test_a_stack_is_orthogonalized_matrix_by_matrix():
-    x_NMK = torch.stack([draw((6, 4), seed) for seed in range(3)])
-    for found, x in zip(orthogonalize(x_NMK, 5, torch.float64), x_NMK, strict=True):
+    x_ZRQ = torch.stack([draw((6, 4), seed) for seed in range(3)])
+    for found, x in zip(orthogonalize(x_ZRQ, 5, torch.float64), x_ZRQ, strict=True):
         np.testing.assert_allclose(found, exact_orthogonalize(x), atol=1e-12)
 
 

@@ -17,7 +17,7 @@ TORCH_ONLY = "num_batches_tracked"
 
 
 def make_model(config: Config) -> nn.Module:
-    """The model that a configuration asks for; its sizes must be filled in. Weights are still torch's own."""
+    """The model that a configuration asks for; its sizes must be filled in. Weights are torch's own initialization."""
     dtype, param_dtype = getattr(torch, config.train.dtype), getattr(torch, config.param_dtype)
     match config.model:
         case GPTConfig():

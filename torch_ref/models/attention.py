@@ -17,7 +17,7 @@ def causal_attention(q_BTHC: torch.Tensor, k_BSKC: torch.Tensor, v_BSKC: torch.T
     gqa = q_BHTC.shape[1] != k_BKSC.shape[1]
     if start == 0 and T == S:
         y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, is_causal=True, enable_gqa=gqa)
-    else:  # is_causal aligns its triangle to the first key: behind a cache the mask has to be given
+    else:  # is_causal aligns its triangle to the first key: after a cache the mask has to be given
         at_T = start + torch.arange(T, device=q_BTHC.device)
         sees_TS = torch.arange(S, device=q_BTHC.device)[None, :] <= at_T[:, None]
         y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, attn_mask=sees_TS, enable_gqa=gqa)

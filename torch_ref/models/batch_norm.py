@@ -11,7 +11,7 @@ from torch import nn
 
 
 class AllReduceSum(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient, since each process has a loss of its own."""
+    """All-reduce of a tensor by sum, whose gradient is all-reduced too: each process has a loss of its own."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -35,7 +35,7 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
-        """x (B, F) -> (B, F) in the type of x; in train mode updates `running_mean` and `running_var`."""
+        """x (B, F) -> (B, F) in the dtype of x; in train mode updates `running_mean` and `running_var`."""
         wide_BF = x_BF.to(self.weight.dtype)
         if self.training and dist.is_initialized():
             return self._over_processes(wide_BF).to(x_BF.dtype)

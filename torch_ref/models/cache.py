@@ -40,7 +40,7 @@ def make_cache(config: GPTConfig, batch: int, size: int, dtype: torch.dtype) -> 
 def cached_attention(
     q_BTHC: torch.Tensor, k_BTKC: torch.Tensor, v_BTKC: torch.Tensor, cache: BlockCache, start: int
 ) -> torch.Tensor:
-    """`causal_attention` of T tokens behind the `start` in the cache, into which they are written; (B, T, H, C)."""
+    """`causal_attention` of T tokens after the `start` in the cache, into which they are written; (B, T, H, C)."""
     end = start + q_BTHC.shape[1]
     cache.keys[:, start:end], cache.values[:, start:end] = k_BTKC, v_BTKC
     return causal_attention(q_BTHC, cache.keys[:, :end], cache.values[:, :end], start)

@@ -29,7 +29,7 @@ RMS_NORM_EPS = 1.1920929e-07
 
 
 def rms_norm(x: torch.Tensor) -> torch.Tensor:
-    """x / rms(x) over the last axis, computed in float32 or wider, returned in the type of x (arXiv:1910.07467)."""
+    """x / rms(x) over the last axis, computed in float32 or wider, returned in the dtype of x (arXiv:1910.07467)."""
     return F.rms_norm(x, (x.shape[-1],), eps=RMS_NORM_EPS)
 
 
@@ -78,7 +78,7 @@ class CausalSelfAttention(nn.Module):
     ) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D).
 
-        cache: this block's keys and values of the `start` tokens before; those of x are written behind them.
+        cache: this block's keys and values of the `start` tokens before; those of x are written after them.
         """
         B, T, D = x_BTD.shape
         q_BTHC = self.c_q(x_BTD).view(B, T, self.config.heads, self.config.head_dim)
@@ -158,7 +158,7 @@ class GPT(nn.Module):
         return x_BTD
 
     def decode(self, tokens_BT: torch.Tensor, cache: Cache) -> tuple[torch.Tensor, Cache]:
-        """The same logits for T more tokens behind those in the cache, and the cache with them in it.
+        """The same logits for T more tokens after those in the cache, and the cache with them in it.
 
         The caller keeps length + T <= S. The cache's tensors are written in place.
         """

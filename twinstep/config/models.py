@@ -73,7 +73,7 @@ class GPTConfig:
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """One linear layer: a softmax over k classes, or one logit for two."""
+    """One linear layer: a softmax over the classes, or one logit for two of them."""
 
     head: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: k logits and cross-entropy; sigmoid: one logit and binary cross-entropy, for two classes."""
