@@ -18,7 +18,7 @@ TOLERANCE = 1e-12  # relative, in float64
 
 COMMON = ["--dtype=float64", "--init=nonzero", "--log-every=1", "--save-every=4", "--accumulation=2"]
 MLP = ["mlp", "--shared-dropout", "--hidden=16", "--batch-size=32", "--steps=12", *COMMON]
-GPT = ["gpt", "--depth=1", "--d-model=16", "--head-dim=8", "--sequence-len=16", "--masked-targets=0.4"]
+GPT = ["gpt", "--depth=2", "--d-model=16", "--head-dim=8", "--sequence-len=16", "--masked-targets=0.4"]
 GPT += ["--batch-size=16", "--steps=12", "--sample-tokens=4", *COMMON]
 
 
