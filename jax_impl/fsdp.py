@@ -83,14 +83,24 @@ class ShardedParam(nnx.Param):
         return gather(shard, dim, axis_names, dtype, shard.dtype)
 
 
+def gathers_late() -> bool:
+    """Whether a parameter is gathered where a module reads it. In several processes on CPUs it is gathered first of all.
+
+    Among other computations, in loops or in rematerialized blocks, all-gathers may start in another order on each
+    process, and gloo then waits for ever.
+    """
+    return jax.default_backend() != "cpu" or jax.process_count() == 1
+
+
 def sharded_model(model: Model, mesh: Mesh, dtype: jnp.dtype) -> Model:
     """The same model for parameters that come as shards. dtype: the compute dtype."""
     shapes = flatten(model.params)
 
-    def param(name: str, shard: jax.Array) -> ShardedParam:
+    def param(name: str, shard: jax.Array) -> nnx.Param:
         shape = shapes[name].shape
         gather_dtype = dtype if len(shape) > 1 and name not in LOOKUPS else shapes[name].dtype
-        return ShardedParam(shard, gather=(shard_dim(shape, mesh.size), mesh.axis_names, gather_dtype))
+        sharded = ShardedParam(shard, gather=(shard_dim(shape, mesh.size), mesh.axis_names, gather_dtype))
+        return sharded if gathers_late() else nnx.Param(sharded.get_value())
 
     return model._replace(param=param)
 

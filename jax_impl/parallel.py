@@ -87,12 +87,8 @@ def attention() -> Callable[..., jax.Array]:
 
 
 def scans_blocks(mode: str) -> bool:
-    """Whether gpt's blocks are one loop: so that fsdp gathers the weights of one block at a time.
-
-    Not so in several processes on CPUs: all-gathers inside a loop and outside it may start in another order on each
-    process, and gloo then waits for ever.
-    """
-    return mode == "fsdp" and (jax.default_backend() != "cpu" or jax.process_count() == 1)
+    """Whether gpt's blocks are one loop: so that fsdp gathers the weights of one block at a time."""
+    return mode == "fsdp" and fsdp.gathers_late()
 
 
 def muon_stacks(mode: str) -> tuple[bool, Mesh | None]:
