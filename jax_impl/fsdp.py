@@ -84,7 +84,7 @@ class ShardedParam(nnx.Param):
 
 
 def gathers_late() -> bool:
-    """Whether a parameter is gathered where a module reads it. In several processes on CPUs it is gathered first of all.
+    """Whether a parameter is gathered where a module reads it. In several processes on CPUs all are gathered first.
 
     Among other computations, in loops or in rematerialized blocks, all-gathers may start in another order on each
     process, and gloo then waits for ever.
