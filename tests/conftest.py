@@ -1,4 +1,7 @@
-"""Shared by all tests: where and how precisely JAX computes, torch's threads, and a switch for float64 in JAX."""
+"""Shared by all tests: where and how precisely JAX computes, torch's threads, and a switch for float64 in JAX.
+
+Where torch is not installed, what needs it is left out, and the last lines say how much.
+"""
 
 import os
 
@@ -7,13 +10,30 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 import pytest
-import torch
+
+from tests.helpers.frameworks import FRAMEWORKS, files_that_need, without_cases_of_torch
 
 # As the trainers set it: float32 products in full precision, on a GPU too.
 jax.config.update("jax_default_matmul_precision", "highest")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
+if "torch" in FRAMEWORKS and "PYTEST_XDIST_WORKER" in os.environ:
+    import torch
+
     torch.set_num_threads(1)
+
+collect_ignore = [] if "torch" in FRAMEWORKS else [str(path) for path in files_that_need("torch")]
+
+
+def pytest_collection_modifyitems(config, items):
+    if "torch" not in FRAMEWORKS:
+        items[:], left_out = without_cases_of_torch(items)
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if collect_ignore:
+        files = f"{len(collect_ignore)} test files, and in the others the cases of torch"
+        terminalreporter.write_line(f"torch is not installed: left out {files}")
 
 
 @pytest.fixture
