@@ -11,7 +11,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 import pytest
 
-from tests.helpers.frameworks import FRAMEWORKS, files_that_need, without_cases_of_torch
+from tests.helpers.frameworks import FRAMEWORKS, files_that_need_torch, without_cases_of_torch
 
 # As the trainers set it: float32 products in full precision, on a GPU too.
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -21,7 +21,7 @@ if "torch" in FRAMEWORKS and "PYTEST_XDIST_WORKER" in os.environ:
 
     torch.set_num_threads(1)
 
-collect_ignore = [] if "torch" in FRAMEWORKS else [str(path) for path in files_that_need("torch")]
+collect_ignore = [] if "torch" in FRAMEWORKS else [str(path) for path in files_that_need_torch()]
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,6 +1,6 @@
 """What runs on the versions that are installed here: one row of the table on the page about versions.
 
-    python -m tools.versions --out docs/runs/versions/NAME.json [--minutes 10] [--platform cuda] [--tests PATH ...]
+    python -m tools.versions --out docs/runs/stacks/NAME.json [--minutes 10] [--platform cuda] [--tests PATH ...]
 
 from the repository's root, with the Python of the environment in question; torch may be missing. The JSON is rewritten
 after each step, so that a run that is cut off keeps its row, and all that was printed goes to a .log beside it. Then
@@ -71,7 +71,7 @@ def at_once(calls: Calls, commands: Iterable[str], ok: tuple[int, ...] = (0,)) -
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="the row; FILE.log beside it")
+    parser.add_argument("--out", type=Path, default=Path("row.json"), metavar="FILE.json", help="FILE.log beside it")
     parser.add_argument("--minutes", type=float, default=20.0, help="end after that many minutes (default 20)")
     parser.add_argument("--platform", choices=("cuda", "cpu"), default="cpu", help="(default cpu)")
     parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH", help="(default: those of the arithmetic)")
@@ -104,16 +104,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def step_of_row(calls: Calls, name: str, make: Any) -> dict[str, Any]:
-    """What a step found, or its error; how long it took."""
+    """What a step found, or why it was not made; how long it took."""
     step = make_step(calls, name, make)
-    return {**step["figures"], **({"error": step["error"]} if "error" in step else {}), "seconds": step["seconds"]}
+    return {**step["figures"], **({"not_made": step["error"]} if "error" in step else {}), "seconds": step["seconds"]}
 
 
 def fine(row: dict[str, Any]) -> bool:
     """Whether all that was run did what it should."""
     parts = [part for part in row.values() if isinstance(part, dict)]
     agrees = all(row["parity_check"].get(model, "agrees") == "agrees" for model in MODELS)
-    return agrees and not any("error" in part or part.get("failed") for part in parts)
+    return agrees and not any("not_made" in part or part.get("failed") or part.get("error") for part in parts)
 
 
 if __name__ == "__main__":

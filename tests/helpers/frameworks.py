@@ -1,7 +1,7 @@
 """The frameworks that are installed here, and which tests need torch: without it they are not collected.
 
-A test file needs torch if it, or a module of ours that it imports, imports torch; a case needs it if a parameter of the
-test is "torch". Nothing else is skipped, so a test that needs torch in another way fails without it.
+A test file needs torch if it, or a module of ours that it imports, imports torch or a room that needs it; a case needs
+it if a parameter of the test is "torch". Nothing else is left out: a test that needs torch in another way fails.
 """
 
 import ast
@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {"jax": "jax_impl", "torch": "torch_ref"}
+NEED_TORCH = ("torch", "torch_ref", "parity", "bench")
 FRAMEWORKS = tuple(name for name in ROOMS if find_spec(name))
 
 
@@ -22,20 +23,20 @@ def in_each(name: str) -> dict[str, ModuleType]:
     return {framework: importlib.import_module(f"{ROOMS[framework]}.{name}") for framework in FRAMEWORKS}
 
 
-def files_that_need(package: str) -> list[Path]:
-    """The test files that import a package, themselves or through our modules."""
-    return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if needs(package, path, set())]
+def files_that_need_torch() -> list[Path]:
+    """The test files that import it, themselves or through our modules."""
+    return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if needs_torch(path, set())]
 
 
-def needs(package: str, path: Path, seen: set[Path]) -> bool:
-    """Whether a file, or one of ours that it imports, imports the package. seen: files that were looked at already."""
+def needs_torch(path: Path, seen: set[Path]) -> bool:
+    """Whether a file, or one of ours that it imports, does. seen: files that were looked at already."""
     if path in seen:
         return False
     seen.add(path)
     names = imported_names(path.read_text(encoding="utf-8"))
-    if any(name.partition(".")[0] == package for name in names):
+    if any(name.partition(".")[0] in NEED_TORCH for name in names):
         return True
-    return any(needs(package, file, seen) for name in names for file in our_files(name))
+    return any(needs_torch(file, seen) for name in names for file in our_files(name))
 
 
 def imported_names(source: str) -> set[str]:
