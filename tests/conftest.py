@@ -4,9 +4,16 @@ Where torch is not installed, what needs it is left out, and the last lines say 
 """
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# The same tiny programs are compiled again and again, by functions that are built anew and by processes that tests
+# start: a folder keeps them until the end. Each worker has its own, since JAX writes its cache without locks.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import pytest
@@ -28,6 +35,10 @@ def pytest_collection_modifyitems(config, items):
     if "torch" not in FRAMEWORKS:
         items[:], left_out = without_cases_of_torch(items)
         config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter):
