@@ -1,9 +1,11 @@
 """What the models are trained on: text for the language models, tables for the classifiers."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
-from twinstep.config.bounds import BELOW_ONE, COUNT, Bound, check_bounds
+from twinstep.config.bounds import BELOW_ONE, COUNT, Bound, check_bounds, check_text
+from twinstep.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -11,13 +13,16 @@ class CorpusConfig:
     """Text for the language models."""
 
     data: str | None = None
-    """File or folder of .txt .md .py .jsonl .parquet; the Python standard library's own source when left out."""
+    """File or folder of .txt .md .py .jsonl .jsonl.gz .parquet; the Python standard library's source when left out."""
+    text_key: str = "text"
+    """Key of a .jsonl line, or column of a .parquet file, that holds the text of a document."""
     sequence_len: int = 256
     """Length of a training sequence in tokens."""
-    tokenizer: Literal["bytes", "bpe"] = "bytes"
-    """bytes: one token per UTF-8 byte; bpe: byte-level BPE trained on the training files and kept in the run."""
+    tokenizer: str = "bytes"
+    """bytes: one token per UTF-8 byte; bpe: byte-level BPE trained on the training files and kept in the run; or a
+    tokenizer.json of byte-level BPE with the special token <|bos|>, which a new run copies."""
     bpe_vocab_size: int = 4096
-    """Tokens of the BPE vocabulary, the 256 bytes and the BOS token included."""
+    """Tokens that bpe is trained to, the 256 bytes and the BOS token included."""
     masked_targets: float = 0.0
     """Share of targets set to -1 (ignored), drawn by seed and batch number; for parity and tests."""
     cache_dir: str | None = None
@@ -31,6 +36,16 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        check_text("text_key", self.text_key)
+        if not self.text_key:
+            raise UserError("--text-key is empty; pass the key or column that holds the text")
+        if self.tokenizer not in ("bytes", "bpe") and Path(self.tokenizer).suffix != ".json":
+            raise UserError(f"--tokenizer is {self.tokenizer!r}; choose bytes, bpe or the path of a tokenizer.json")
+
+    @property
+    def tokenizer_file(self) -> Path | None:
+        """The tokenizer.json that a new run begins with, if one is given."""
+        return None if self.tokenizer in ("bytes", "bpe") else Path(self.tokenizer)
 
 
 @dataclass(frozen=True)

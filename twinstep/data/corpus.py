@@ -16,10 +16,10 @@ from twinstep.data.cache import (
     temporary_folder,
     write_entry,
 )
-from twinstep.data.files import CorpusFiles, find_corpus
+from twinstep.data.files import CorpusFiles, find_corpus, kind_of
 from twinstep.data.interface import Data
 from twinstep.data.split import RULE, SplitChunk, read_split
-from twinstep.data.tokenizer import WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+from twinstep.data.tokenizer import BOS, WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from twinstep.errors import UserError
 
 # How much training text BPE is trained on: bytes of text, and bytes of distinct words. The library holds some
@@ -61,9 +61,10 @@ def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | Non
             "files": len(files.paths),
             "bytes": files.bytes,
             "sha256": files.sha256,
-            "tokenizer": corpus.tokenizer,
+            **({"text_key": corpus.text_key} if corpus.text_key != "text" else {}),
+            "tokenizer": "bytes" if corpus.tokenizer == "bytes" else "bpe",
             "vocab_size": tokenizer.vocab_size,
-            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer == "bpe" else {}),
+            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer != "bytes" else {}),
             "train": tokenized.meta["train"],
             "validation": tokenized.meta["validation"],
         },
@@ -76,23 +77,25 @@ def _tokenizer(corpus: CorpusConfig, files: CorpusFiles, path: Path | None) -> T
         if path is not None:
             raise UserError(f"--tokenizer is bytes, but there is a BPE tokenizer {path}; pass --tokenizer bpe")
         return ByteTokenizer()
+    if corpus.tokenizer_file is not None:
+        return load_tokenizer(path) if path is not None else _given_tokenizer(corpus.tokenizer_file)
     wanted = corpus.bpe_vocab_size
     if path is not None:
         given = load_tokenizer(path)
         # A small corpus may have too few pairs to join for the vocabulary that was asked for.
-        smaller = given.vocab_size < wanted and given.exhausts(_bpe_sample(files))
+        smaller = given.vocab_size < wanted and given.exhausts(_bpe_sample(corpus, files))
         if given.vocab_size != wanted and not smaller:
             raise UserError(
                 f"the tokenizer {path} has {given.vocab_size} tokens, --bpe-vocab-size is {wanted}; "
                 f"pass --bpe-vocab-size {given.vocab_size} or the run that the tokenizer belongs to"
             )
         return given
-    key = entry_key(corpus=_identity(files), bpe=[wanted, BPE_SAMPLE, BPE_DISTINCT, LONG.pattern, WORDS])
+    key = entry_key(corpus=_identity(corpus, files), bpe=[wanted, BPE_SAMPLE, BPE_DISTINCT, LONG.pattern, WORDS])
     cached = cache_folder(corpus.cache_dir) / f"{key}.json"
     try:
         return load_tokenizer(cached)
     except UserError:  # missing or damaged
-        trained = train_bpe(_bpe_sample(files), wanted)
+        trained = train_bpe(_bpe_sample(corpus, files), wanted)
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
             trained.save(cached)
@@ -101,19 +104,26 @@ def _tokenizer(corpus: CorpusConfig, files: CorpusFiles, path: Path | None) -> T
         return trained
 
 
+def _given_tokenizer(path: Path) -> Tokenizer:
+    given = load_tokenizer(path, f"pass the tokenizer.json of a run, or another byte-level BPE with {BOS}")
+    if given.vocab_size <= 256:  # bytes, as an export to Hugging Face writes them
+        raise UserError(f"the tokenizer {path} has {given.vocab_size} tokens, all bytes; pass --tokenizer bytes")
+    return given
+
+
 def _tokenized(corpus: CorpusConfig, files: CorpusFiles, tokenizer: Tokenizer) -> TokenizedCorpus:
-    name = entry_key(corpus=_identity(files), tokenizer=tokenizer.identity)
+    name = entry_key(corpus=_identity(corpus, files), tokenizer=tokenizer.identity)
     folder = cache_folder(corpus.cache_dir) / name
     entry = read_entry(folder)
     if entry is None:
         if sys.stderr.isatty():  # gigabytes take minutes
             print(f"tokenizing {files.source} once ({files.bytes / 1e6:.0f} MB)", file=sys.stderr)
         try:
-            entry = write_entry(folder, _unchanged_split(files), tokenizer)
+            entry = write_entry(folder, _unchanged_split(corpus, files), tokenizer)
         except OSError:  # a read-only or full disk
             fallback = temporary_folder()
             try:
-                entry = write_entry(fallback / name, _unchanged_split(files), tokenizer)
+                entry = write_entry(fallback / name, _unchanged_split(corpus, files), tokenizer)
             except OSError as error:
                 raise UserError(
                     f"cannot write the tokenized corpus, neither to {folder} nor to {fallback}: "
@@ -122,22 +132,22 @@ def _tokenized(corpus: CorpusConfig, files: CorpusFiles, tokenizer: Tokenizer) -
     return entry
 
 
-def _unchanged_split(files: CorpusFiles) -> Iterator[SplitChunk]:
-    yield from read_split(files.paths)
+def _unchanged_split(corpus: CorpusConfig, files: CorpusFiles) -> Iterator[SplitChunk]:
+    yield from read_split(files.paths, corpus.text_key)
     files.check_unchanged()  # before the entry is renamed: its key is the hash of the files as they were at first
 
 
-def _identity(files: CorpusFiles) -> list[object]:
+def _identity(corpus: CorpusConfig, files: CorpusFiles) -> list[object]:
     # The kinds and sizes say where in the hashed bytes each file begins and how it is read.
-    kinds = [path.suffix.lower() for path in files.paths]
-    return [RULE, files.sha256, kinds, list(files.sizes)]
+    kinds = [kind_of(path) for path in files.paths]
+    return [RULE, files.sha256, kinds, list(files.sizes), corpus.text_key]
 
 
-def _bpe_sample(files: CorpusFiles) -> Iterator[str]:
+def _bpe_sample(corpus: CorpusConfig, files: CorpusFiles) -> Iterator[str]:
     """The first part of the training text, as much as BPE is trained on."""
     size = distinct = 0
     words: set[str] = set()
-    for chunk in read_split(files.paths):
+    for chunk in read_split(files.paths, corpus.text_key):
         if chunk.validation:
             continue
         new = set(WORD.findall(chunk.text)) - words
