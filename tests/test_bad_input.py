@@ -1,5 +1,6 @@
 """Bad input ends in one line that says what is wrong and how to mend it, exit code 2, and nothing overwritten."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -149,6 +150,34 @@ COMMON = {
     ),
     "line without a text": Case(
         'bad.jsonl:1 has no string under "text"', (*ON, "bad.jsonl"), put("bad.jsonl", "[1]\n")
+    ),
+    "line with the text under another key": Case(
+        'bad.jsonl:1 has no string under "text"; its keys are content; pass --text-key',
+        (*ON, "bad.jsonl"),
+        put("bad.jsonl", '{"content": "a"}\n'),
+    ),
+    "key that is empty": Case("--text-key is empty", ("gpt", "--text-key", "")),
+    "key that is not UTF-8": Case("--text-key is not UTF-8", ("gpt", "--text-key", "\udce9")),
+    "prompt that is not UTF-8": Case("--sample-prompt is not UTF-8", ("linear", "--sample-prompt", "\udce9")),
+    "gzip that was cut": Case(
+        "bad.jsonl.gz is not a whole gzip file",
+        (*ON, "bad.jsonl.gz"),
+        put("bad.jsonl.gz", gzip.compress(b'{"text": "a"}\n')[:-9]),
+    ),
+    "unknown tokenizer": Case(
+        "--tokenizer is 'bpr'; choose bytes, bpe or the path of a tokenizer.json", ("gpt", "--tokenizer", "bpr")
+    ),
+    "tokenizer that is not there": Case(
+        "cannot read the tokenizer mine.json: No such file", (*ON, "words.txt", "--tokenizer", "mine.json")
+    ),
+    "tokenizer without our BOS token": Case(
+        "cannot use the tokenizer mine.json: it has no BOS token .*; pass the tokenizer.json of a run",
+        (*ON, "words.txt", "--tokenizer", "mine.json"),
+        put("mine.json", '{"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}'),
+    ),
+    "size beside a tokenizer": Case(
+        "--bpe-vocab-size is 300, but mine.json has its own size; leave it out",
+        (*ON, "words.txt", "--tokenizer", "mine.json", "--bpe-vocab-size", "300"),
     ),
     "parquet that is none": Case(
         "bad.parquet is not a valid parquet", (*ON, "bad.parquet"), put("bad.parquet", "PAR1")

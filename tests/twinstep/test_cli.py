@@ -73,6 +73,7 @@ def test_flags_that_repeat_the_run_or_change_nothing_it_computes_are_accepted(pl
     # d-model 96 alone would not fit the preset's heads: flags are read over the run's config, not over the preset.
     assert parse(*on, "--d-model", "96").model.head_dim == 32
     assert parse(*on, "--log-every", "3", "--save-every", "9", "--parallel", "jit").output.log_every == 3
+    assert parse(*on, "--sample-prompt", "Once").output.sample_prompt == "Once"
     assert parse(*on, "--data", str(place / "words.txt")).data.data == str(place / "words.txt")
 
 
