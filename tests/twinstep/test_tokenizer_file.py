@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,14 @@ def test_a_resume_uses_the_copy_whether_the_file_is_there_or_gone(place, flags, 
     if gone:
         (place / "mine.json").unlink()
     assert resume(*flags).data == config.data
+
+
+def test_a_run_goes_on_with_its_copy_under_the_configuration_that_began_it(place):
+    """As from Python, where the configuration of the beginning is passed again with `resume`."""
+    recorded = begin("--tokenizer", "mine.json")
+    (place / "mine.json").unlink()
+    config = replace(recorded, data=replace(recorded.data, tokenizer="mine.json"))
+    assert fill_in(config, load_data(config, Path("run", "tokenizer.json"))) == recorded
 
 
 def test_a_resume_with_another_tokenizer_is_refused(place):
