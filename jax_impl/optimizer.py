@@ -133,6 +133,20 @@ def logged_learning_rate(config: Config, opt_state: Any) -> jax.Array:
     return learning_rate_at(config, optimizer_groups(config)["matrix"], count)
 
 
+def group_norms(config: Config, params: Any, updates: Any) -> dict[str, jax.Array]:
+    """`param_norm/LABEL` and `update_norm/LABEL`: the L2 norm of all of a label's parameters, and of what is added.
+
+    params: as they are before the update, of which `param_norm` is. updates: learning rate and weight decay included.
+    """
+    labels = label_parameters(config, list(flatten(params)))
+    norms = {}
+    for name, tree in (("param_norm", params), ("update_norm", updates)):
+        leaves = flatten(tree)
+        for label in sorted(set(labels.values())):
+            norms[f"{name}/{label}"] = optax.tree.norm([leaves[leaf] for leaf in leaves if labels[leaf] == label])
+    return norms
+
+
 def newton_schulz_dtype(config: Config) -> jnp.dtype:
     """The dtype of the orthogonalization; see `OptimizerConfig.newton_schulz_dtype`."""
     if config.optimizer.newton_schulz_dtype != "auto":

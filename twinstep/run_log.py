@@ -81,8 +81,13 @@ class RunLog:
         """Leave the time since the last step (an evaluation, a save) out of the training speed."""
         self.last_time = time.perf_counter()
 
-    def train(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Record one training step; the speed is the mean since the last record."""
+    def train(
+        self, step: int, loss: float, learning_rate: float, grad_norm: float, group_norms: dict[str, float]
+    ) -> None:
+        """Record one training step; the speed is the mean since the last record.
+
+        group_norms: "param_norm/LABEL" and "update_norm/LABEL" for each label of the optimizer.
+        """
         now = time.perf_counter()
         steps_per_second = (step - self.last_step) / max(now - self.last_time, 1e-9)
         self.last_step, self.last_time = step, now
@@ -92,6 +97,7 @@ class RunLog:
             "loss": loss,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
+            **group_norms,
             f"{self.unit}_per_second": speed,
         }
         if self.peak_flops:
