@@ -189,7 +189,7 @@ def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[st
             step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
         )
     if step % config.output.log_every == 0 or step == 1:
-        log.train(step, loss, float(found["learning_rate"]), grad_norm)
+        log.train(step, loss, float(found["learning_rate"]), grad_norm, found)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict
             step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
         )
     if step % config.output.log_every == 0 or step == 1:
-        log.train(step, loss, found["learning_rate"], grad_norm)
+        log.train(step, loss, found["learning_rate"], grad_norm, found)
 
 
 if __name__ == "__main__":

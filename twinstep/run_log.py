@@ -1,13 +1,15 @@
 """The log of a run: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
 
 import importlib.util
+import math
 import os
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -82,22 +84,24 @@ class RunLog:
         self.last_time = time.perf_counter()
 
     def train(
-        self, step: int, loss: float, learning_rate: float, grad_norm: float, group_norms: dict[str, float]
+        self, step: int, loss: float, learning_rate: float, grad_norm: float, metrics: Mapping[str, SupportsFloat]
     ) -> None:
         """Record one training step; the speed is the mean since the last record.
 
-        group_norms: "param_norm/LABEL" and "update_norm/LABEL" for each label of the optimizer.
+        metrics: all that the step returned, of which the norms of each label's parameters are recorded where they are
+        finite: "param_norm/LABEL", "update_norm/LABEL". The gradient may be finite, and what it does to them not.
         """
         now = time.perf_counter()
         steps_per_second = (step - self.last_step) / max(now - self.last_time, 1e-9)
         self.last_step, self.last_time = step, now
         speed = steps_per_second * self.units_per_step
+        group_norms = {name: float(x) for name, x in metrics.items() if "_norm/" in name}
         record = {
             "step": step,
             "loss": loss,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
-            **group_norms,
+            **{name: norm for name, norm in group_norms.items() if math.isfinite(norm)},
             f"{self.unit}_per_second": speed,
         }
         if self.peak_flops:

@@ -27,9 +27,10 @@ def test_a_step_is_recorded_with_its_speed_and_share_of_the_peak(tmp_path, monke
     clock = iter([100.0, 102.0, 110.0, 110.5])
     monkeypatch.setattr("twinstep.run_log.time.perf_counter", lambda: next(clock))
     with open_log(tmp_path) as log:
-        log.train(4, 2.5, 0.02, 0.5, {"update_norm/matrix": 0.25})  # four steps in two seconds
+        log.train(4, 2.5, 0.02, 0.5, {"leaf_norms": [3.0], "update_norm/matrix": 0.25})  # four steps in two seconds
         log.skip_time()
-        log.train(5, 2.0, 0.01, 0.4, {})  # one in half a second, without the eight of the evaluation between
+        # One in half a second, without the eight of the evaluation between.
+        log.train(5, 2.0, 0.01, 0.4, {"update_norm/matrix": float("inf")})
     assert read_metrics(tmp_path) == [
         {
             "step": 4,
