@@ -185,9 +185,8 @@ def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[st
     loss, grad_norm = float(found["loss"]), float(found["grad_norm"])
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         finite = dict(zip(flatten(params), np.isfinite(found["leaf_norms"]).tolist(), strict=True))
-        raise not_finite(
-            step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
-        )
+        what = f"the loss is {loss} and the norm of the gradient {grad_norm}"
+        raise not_finite(step, what, finite, checkpoint_steps(log.run), log.run)
     if step % config.output.log_every == 0 or step == 1:
         log.train(step, loss, float(found["learning_rate"]), grad_norm, found)
 

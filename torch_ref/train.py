@@ -167,9 +167,8 @@ def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         names = [name for name, _ in model.named_parameters()]
         finite = dict(zip(names, found["leaf_norms"].isfinite().tolist(), strict=True))
-        raise not_finite(
-            step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
-        )
+        what = f"the loss is {loss} and the norm of the gradient {grad_norm}"
+        raise not_finite(step, what, finite, checkpoint_steps(log.run), log.run)
     if step % config.output.log_every == 0 or step == 1:
         log.train(step, loss, found["learning_rate"], grad_norm, found)
 

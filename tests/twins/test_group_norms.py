@@ -38,7 +38,7 @@ def logged(run: Path) -> dict[int, dict[str, float]]:
 def held(framework: str, run: Path, step: int) -> dict[str, np.ndarray]:
     """Label -> all its numbers in a checkpoint."""
     named = CHECKPOINT[framework].load_params(run, step)[1]
-    trainable = {name: x for name, x in named.items() if not name.startswith("norm.running")}
+    trainable = {name: x for name, x in named.items() if not name.startswith(("norm.running", "norm.num"))}
     labels = label_parameters(read_run_config(run), list(trainable))
     return {
         label: np.concatenate([x.ravel() for name, x in trainable.items() if labels[name] == label])
