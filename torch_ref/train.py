@@ -18,6 +18,7 @@ from torch_ref.input import eval_batches, train_batches
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.models.gpt import GPT
 from torch_ref.optimizer import newton_schulz_dtype, setup_optimizers
+from torch_ref.profile import profiled
 from torch_ref.step import eval_step, train_step
 from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config
@@ -127,7 +128,7 @@ def train(config: Config) -> RunResult:
         if start == 0:
             run_evaluation(0)
         batches = train_batches(data.train, start, config.train.steps, rank, count)
-        for step, batch in enumerate(batches, start + 1):
+        for step, batch in profiled(log, start, batches):
             step_metrics = train_step(config, wrapped, optimizers, step - 1, place(batch))
             record(log, config, model, step, step_metrics)
 

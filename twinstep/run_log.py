@@ -6,7 +6,8 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -116,6 +117,16 @@ class RunLog:
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         self.skip_time()
 
+    @contextmanager
+    def writing_profile(self, how_to_look: str) -> Iterator[None]:
+        """Say that a profile was written in the block, or why it was not; neither ends the run."""
+        try:
+            yield
+            self.say(f"profile: {how_to_look}")
+        except (OSError, RuntimeError) as error:
+            self.say(f"profile: it could not be written: {first_line(error)}")
+        self.skip_time()
+
     def write(self, record: dict[str, Any]) -> None:
         """Append a record to metrics.jsonl and hand it to the trackers; the main process only."""
         if not self.is_main:
@@ -160,6 +171,17 @@ def describe(
     if data.validation_text is not None:
         log.say(f"gzip -9 makes {data.validation_gzip_bits_per_byte():.4f} bits per byte of the validation text")
     log.say(f"{'run' if resumed_at is None else f'resumed at step {resumed_at}'}: {log.run}")
+
+
+def steps_to_profile(log: RunLog, start: int) -> range:
+    """The steps of `--profile` in a run that goes on after step `start`; none on other processes than the main one."""
+    asked = log.config.output.profile_steps
+    if not asked or not log.is_main:
+        return range(0)
+    if asked.stop <= start + 1:
+        log.say(f"profile: steps {asked.start} to {asked.stop - 1} were taken before; --profile later ones")
+        return range(0)
+    return range(max(asked.start, start + 1), asked.stop)
 
 
 class TensorBoard:
