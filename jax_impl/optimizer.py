@@ -139,11 +139,16 @@ def group_norms(config: Config, params: Any, updates: Any) -> dict[str, jax.Arra
     params: as they are before the update, of which `param_norm` is. updates: learning rate and weight decay included.
     """
     labels = label_parameters(config, list(flatten(params)))
+    flat_params, flat_updates = flatten(params), flatten(updates)
     norms = {}
-    for name, tree in (("param_norm", params), ("update_norm", updates)):
-        leaves = flatten(tree)
-        for label in sorted(set(labels.values())):
-            norms[f"{name}/{label}"] = optax.tree.norm([leaves[leaf] for leaf in leaves if labels[leaf] == label])
+    for label in sorted(set(labels.values())):
+        names = [name for name in labels if labels[name] == label]
+        update_norm = optax.tree.norm([flat_updates[name] for name in names])
+        # One, but it makes the second norm wait for the first: on sharded parameters it is a collective, and one that
+        # depends on nothing could run amid those of the backward pass (see `parallel.with_signal`).
+        one = jnp.where(jnp.isnan(update_norm), update_norm, 1)
+        norms[f"param_norm/{label}"] = optax.tree.norm([one * flat_params[name] for name in names])
+        norms[f"update_norm/{label}"] = update_norm
     return norms
 
 
