@@ -18,6 +18,7 @@ from jax_impl.generate import sample_text
 from jax_impl.input import eval_batches, train_batches
 from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer, newton_schulz_dtype
+from jax_impl.profile import profiled
 from jax_impl.tree import flatten
 from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config, GPTConfig
@@ -135,7 +136,7 @@ def train(config: Config) -> RunResult:
         step_metrics: dict[str, jax.Array] = {}
         pending = None  # the metrics of the previous step, fetched while this step runs (on a CPU it has finished)
         batches = train_batches(data.train, start, config.train.steps, rank, count)
-        for step, batch in enumerate(batches, start + 1):
+        for step, batch in profiled(log, start, batches):
             gathered = step_metrics.get("signal")  # of the previous step
             state, step_metrics = steps.train(state, steps.place_train_batch(batch), stop.signal or 0)
             record(log, config, model.params, pending)
@@ -186,11 +187,10 @@ def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[st
     loss, grad_norm = float(found["loss"]), float(found["grad_norm"])
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         finite = dict(zip(flatten(params), np.isfinite(found["leaf_norms"]).tolist(), strict=True))
-        raise not_finite(
-            step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
-        )
+        what = f"the loss is {loss} and the norm of the gradient {grad_norm}"
+        raise not_finite(step, what, finite, checkpoint_steps(log.run), log.run)
     if step % config.output.log_every == 0 or step == 1:
-        log.train(step, loss, float(found["learning_rate"]), grad_norm)
+        log.train(step, loss, float(found["learning_rate"]), grad_norm, found)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,12 @@ COMMON = {
     "rate that rises and falls at once": Case(
         "add to more than 1", ("gpt", "--warmup-fraction", "0.6", "--warmdown-fraction", "0.6")
     ),
+    "steps to profile that are none": Case("--profile is 3; it must be FIRST:LAST", ("linear", "--profile", "3", *NEW)),
+    "steps to profile before the first": Case("--profile is 0:2; it must be", ("linear", "--profile", "0:2", *NEW)),
+    "steps to profile backwards": Case("--profile is 5:4; it must be", ("linear", "--profile", "5:4", *NEW)),
+    "steps to profile past the last": Case(
+        "--profile is 5:6, but the run has 5 steps", ("linear", "--steps", "5", "--profile", "5:6", *NEW)
+    ),
     "one logit for ten classes": Case("--head sigmoid separates 2 classes", ("linear", "--head", "sigmoid", *NEW)),
     "classes that the data has not": Case("--classes is 7, the data has 10", ("linear", "--classes", "7", *NEW)),
     "features that the data has not": Case("--features is 7, the data has 64", ("linear", "--features", "7", *NEW)),

@@ -74,12 +74,13 @@ def test_metrics_have_the_keys_that_they_are_documented_with(framework, finish):
     run = finish(framework, "embedding", "--steps", "4", "--log-every", "2")
     kinds = [set(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
     trained = {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu"}
+    trained |= {f"{name}/{label}" for name in ("param_norm", "update_norm") for label in ("embedding", "matrix")}
     evaluated = {"step", "val_loss", "val_bpb"}
     assert kinds == [evaluated, trained, trained, evaluated, trained, evaluated]
     assert [line["step"] for line in lines(run)] == [0, 1, 2, 2, 4, 4]
     run = finish(framework, "linear", "--steps", "1")
     kinds = [set(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert kinds[1] == trained - {"tokens_per_second"} | {"examples_per_second"}
+    assert kinds[1] == {name.replace("tokens_", "examples_").replace("/embedding", "/vector") for name in trained}
     assert kinds[2] == {"step", "val_loss", "val_accuracy"}
 
 

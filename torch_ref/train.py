@@ -18,6 +18,7 @@ from torch_ref.input import eval_batches, train_batches
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.models.gpt import GPT
 from torch_ref.optimizer import newton_schulz_dtype, setup_optimizers
+from torch_ref.profile import profiled
 from torch_ref.step import eval_step, train_step
 from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config
@@ -128,7 +129,7 @@ def train(config: Config) -> RunResult:
         if start == 0:
             run_evaluation(0)
         batches = train_batches(data.train, start, config.train.steps, rank, count)
-        for step, batch in enumerate(batches, start + 1):
+        for step, batch in profiled(log, start, batches):
             step_metrics = train_step(config, wrapped, optimizers, step - 1, place(batch))
             record(log, config, model, step, step_metrics)
 
@@ -168,11 +169,10 @@ def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         names = [name for name, _ in model.named_parameters()]
         finite = dict(zip(names, found["leaf_norms"].isfinite().tolist(), strict=True))
-        raise not_finite(
-            step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
-        )
+        what = f"the loss is {loss} and the norm of the gradient {grad_norm}"
+        raise not_finite(step, what, finite, checkpoint_steps(log.run), log.run)
     if step % config.output.log_every == 0 or step == 1:
-        log.train(step, loss, found["learning_rate"], grad_norm)
+        log.train(step, loss, found["learning_rate"], grad_norm, found)
 
 
 if __name__ == "__main__":

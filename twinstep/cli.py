@@ -101,9 +101,9 @@ def _parse_resumed(prog: str, model: str, preset: str | None, rest: list[str], r
     saved = read_run_config(run)
     if saved.model_name != model:
         raise UserError(f"{run} holds a run of {saved.model_name}, not of {model}; pass that model's name")
-    # Coordinator and processes belong to one start of a run: they are not taken over.
+    # Coordinator, processes and the steps to profile belong to one start of a run: they are not taken over.
     devices = replace(saved.devices, coordinator=None, num_processes=None, process_id=None)
-    saved = replace(saved, devices=devices, output=replace(saved.output, out_dir=str(run), resume=True))
+    saved = replace(saved, devices=devices, output=replace(saved.output, out_dir=str(run), resume=True, profile=None))
     config = _with_own_tokenizer(parse_flags(prog, saved, rest), saved, run)
     _check_same(config, saved, run)
     if preset is not None:

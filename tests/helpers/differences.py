@@ -79,6 +79,7 @@ DIFFERENCES: dict[str, tuple[str, str, str]] = {
         "optax has one transformation that follows the count of steps; torch has a list whose rates the loop sets",
     ),
     "optimizer.py clip_by_global_norm": ("grads", "model", GRADIENTS),
+    "optimizer.py group_norms": ("config, params, updates", "optimizers, before", IN_PLACE),
     "parallel.py": (
         "Steps, axis_name, attention, scans_blocks, muon_stacks, make_steps, jit_steps, pmap_steps, fsdp_steps, "
         "fsdp_train, with_signal",

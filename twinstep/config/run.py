@@ -112,6 +112,8 @@ class OutputConfig:
     """Write TensorBoard event files too (extra: tensorboard)."""
     wandb: bool = False
     """Log to Weights & Biases too (extra: wandb; WANDB_MODE=offline keeps it on this machine)."""
+    profile: str | None = None
+    """FIRST:LAST, steps counted as in the log, from 1: a trace of these goes to profile/ in the run directory."""
 
     BOUNDS: ClassVar[dict[str, Bound]] = {
         "log_every": COUNT,
@@ -124,6 +126,16 @@ class OutputConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         check_text("sample_prompt", self.sample_prompt)
+        if self.profile is not None and not self.profile_steps:
+            raise UserError(f"--profile is {self.profile}; it must be FIRST:LAST, two steps from 1 on, such as 11:13")
+
+    @property
+    def profile_steps(self) -> range:
+        """The steps to profile; empty where none are, or where `profile` does not name any."""
+        first, _, last = (self.profile or "").partition(":")
+        if not (first.isdecimal() and last.isdecimal()):
+            return range(0)
+        return range(int(first), int(last) + 1) if int(first) >= 1 else range(0)
 
 
 @dataclass(frozen=True)
