@@ -1,6 +1,6 @@
 """Train a model: `python -m jax_impl.train [gpt|linear|embedding|mlp] [flags]`.
 
-Read `main` from top to bottom: config, data, state, step, and the loop around them.
+Read `train` from top to bottom: config, data, state, step, and the loop around them.
 """
 
 import math
@@ -18,17 +18,17 @@ from jax_impl.generate import sample_text
 from jax_impl.input import eval_batches, train_batches
 from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer, newton_schulz_dtype
+from jax_impl.schedule import lr_multiplier
 from jax_impl.tree import flatten
-from twinstep.cli import parse_train_config
+from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config, GPTConfig
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
-from twinstep.init import initial_weights
 from twinstep.plot import plot_loss
-from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation
+from twinstep.pretrained.start import first_weights, tokenizer_file
+from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation, take_up_extension
 from twinstep.resolve import fill_in
 from twinstep.run_dir import (
-    TOKENIZER,
     check_data,
     checkpoint_steps,
     create_run,
@@ -36,22 +36,29 @@ from twinstep.run_dir import (
     remove_old,
     remove_unfinished,
     trim_metrics,
+    update_config,
     write_run,
 )
 from twinstep.run_log import RunLog, check_trackers, describe, open_log
+from twinstep.run_result import RunResult
 from twinstep.signals import StopRequest
 
 
 @processes.leave_together
 def main(argv: list[str]) -> int:
-    config = parse_train_config("python -m jax_impl.train", argv, "jax")
+    return train(parse_train_config("python -m jax_impl.train", argv, "jax")).exit_code
+
+
+def train(config: Config) -> RunResult:
+    """Train as `config` says, or go on where `config.output.resume` is set. Raises UserError for what cannot run."""
+    config = place_run(config, "jax")
     processes.initialize(config)
-    run, resumed = Path(processes.text_of_first(config.output.out_dir or "")), config.output.resume
+    run, resumed = Path(processes.text_of_first(str(config.output.out_dir))), config.output.resume
     rank, count = processes.shard()
     check_trackers(config)
     parallel.set_precision(config)
 
-    data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
+    data = load_data(config, tokenizer_file(run, config))
     config = fill_in(config, data)
     memory = cpu.KEPT if cpu.keep_freed_memory(config) else ""
 
@@ -61,11 +68,10 @@ def main(argv: list[str]) -> int:
     steps = parallel.make_steps(config, mode, model, optimizer)
 
     shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}
-    weights = initial_weights(shapes, config.train.seed, config.train.init)
+    saved = checkpoint_steps(run) if resumed else []
+    weights = first_weights(config, shapes, checkpoint.load_params, data.summary, resumed=bool(saved))
     state = steps.init_state(weights)
     facts = first_facts(config)
-
-    saved = checkpoint_steps(run) if resumed else []
 
     def claim_run() -> None:
         if not resumed:
@@ -77,16 +83,18 @@ def main(argv: list[str]) -> int:
     def tidy_run() -> None:
         trim_metrics(run, saved[-1] if saved else None)
         remove_unfinished(run)
+        update_config(run, config)
 
     processes.first_does(claim_run)
     if saved:
         state, facts = checkpoint.restore(run, config, steps.global_state(state), saved[-1])
     start = int(state.step)
+    extension = take_up_extension(facts, config, start, lr_multiplier)
     if finished(facts, config, start):
         if rank == 0:
             plot_loss([run], run / "loss.png")
             print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
-        return 0
+        return RunResult(run, start)
     log = open_log(run, config, data, start, parallel.peak_flops(config), is_main=rank == 0)
 
     def run_evaluation(step: int) -> bool:
@@ -123,6 +131,8 @@ def main(argv: list[str]) -> int:
         processes.first_does(tidy_run)
         resumed_at = start if resumed else None
         describe(log, data, parallel.describe_devices(mode), newton_schulz_dtype(config), resumed_at, memory)
+        if extension:
+            log.say(extension)
         if start == 0:
             run_evaluation(0)
         step_metrics: dict[str, jax.Array] = {}
@@ -168,7 +178,7 @@ def main(argv: list[str]) -> int:
             log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
         else:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
-    return stop.exit_code
+    return RunResult(run, step, stop.exit_code)
 
 
 def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[str, jax.Array]] | None) -> None:

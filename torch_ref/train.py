@@ -1,6 +1,6 @@
 """Train a model: `python -m torch_ref.train [gpt|linear|embedding|mlp] [flags]`.
 
-Read `main` from top to bottom: config, data, model, optimizers, and the loop around them.
+Read `train` from top to bottom: config, data, model, optimizers, and the loop around them.
 """
 
 import math
@@ -18,17 +18,17 @@ from torch_ref.input import eval_batches, train_batches
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.models.gpt import GPT
 from torch_ref.optimizer import newton_schulz_dtype, setup_optimizers
+from torch_ref.schedule import lr_multiplier
 from torch_ref.step import eval_step, train_step
-from twinstep.cli import parse_train_config
+from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
-from twinstep.init import initial_weights
 from twinstep.plot import plot_loss
-from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation
+from twinstep.pretrained.start import first_weights, tokenizer_file
+from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation, take_up_extension
 from twinstep.resolve import fill_in
 from twinstep.run_dir import (
-    TOKENIZER,
     check_data,
     checkpoint_steps,
     create_run,
@@ -36,34 +36,43 @@ from twinstep.run_dir import (
     remove_old,
     remove_unfinished,
     trim_metrics,
+    update_config,
     write_run,
 )
 from twinstep.run_log import RunLog, check_trackers, describe, open_log
+from twinstep.run_result import RunResult
 from twinstep.signals import StopRequest
 
 
 def main(argv: list[str]) -> int:
-    config = parse_train_config("python -m torch_ref.train", argv, "torch")
+    return train(parse_train_config("python -m torch_ref.train", argv, "torch")).exit_code
+
+
+def train(config: Config) -> RunResult:
+    """Train as `config` says, or go on where `config.output.resume` is set. Raises UserError for what cannot run."""
+    config = place_run(config, "torch")
     processes.initialize(config)
-    run, resumed = Path(processes.text_of_first(config.output.out_dir or "")), config.output.resume
+    run, resumed = Path(processes.text_of_first(str(config.output.out_dir))), config.output.resume
     rank, count = processes.shard()
     check_trackers(config)
     parallel.set_precision(config)
 
-    data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
+    data = load_data(config, tokenizer_file(run, config))
     config = fill_in(config, data)
 
     mode = parallel.choose_mode(config)
     device = processes.device()
     torch.manual_seed(config.train.seed)
     model = make_model(config)
-    load_weights(model, initial_weights(weight_shapes(model), config.train.seed, config.train.init))
+    saved = checkpoint_steps(run) if resumed else []
+    weights = first_weights(config, weight_shapes(model), checkpoint.load_params, data.summary, resumed=bool(saved))
+    load_weights(model, weights)
+    del weights
     model.to(device)
     optimizers = setup_optimizers(config, model)
     wrapped = parallel.wrap(model, mode)
     facts = first_facts(config)
 
-    saved = checkpoint_steps(run) if resumed else []
     if rank == 0:
         if not resumed:
             create_run(run)
@@ -73,13 +82,14 @@ def main(argv: list[str]) -> int:
     if saved:
         facts = checkpoint.restore(run, config, model, optimizers, saved[-1])
     start = saved[-1] if saved else 0
+    extension = take_up_extension(facts, config, start, lr_multiplier)
     if finished(facts, config, start):
         if rank == 0:
             plot_loss([run], run / "loss.png")
             print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
         del wrapped  # it would hold the process group past its end
         processes.close()
-        return 0
+        return RunResult(run, start)
     log = open_log(run, config, data, start, parallel.peak_flops(config), is_main=rank == 0)
 
     def place(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -115,8 +125,11 @@ def main(argv: list[str]) -> int:
         if rank == 0:
             trim_metrics(run, saved[-1] if saved else None)
             remove_unfinished(run)
+            update_config(run, config)
         resumed_at = start if resumed else None
         describe(log, data, parallel.describe_devices(mode), newton_schulz_dtype(config), resumed_at)
+        if extension:
+            log.say(extension)
         model.train()
         if start == 0:
             run_evaluation(0)
@@ -152,7 +165,7 @@ def main(argv: list[str]) -> int:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
     del wrapped  # it would hold the process group past its end
     processes.close()
-    return stop.exit_code
+    return RunResult(run, step, stop.exit_code)
 
 
 def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict[str, Any]) -> None:

@@ -124,8 +124,8 @@ def lock_run(run: Path) -> contextlib.ExitStack:
     """A context that locks the run until it is left or the process ends, however it ends.
 
     Two processes that write one run would mix their lines and delete each other's checkpoints. Raises UserError if
-    another one holds the lock. A file system without locks is used without. The folder is locked, not config.json, which
-    may be replaced meanwhile.
+    another one holds the lock. A file system without locks is used without. It is the folder's lock: config.json may be
+    replaced meanwhile.
     """
     folder, stack = os.open(run, os.O_RDONLY), contextlib.ExitStack()
     stack.callback(os.close, folder)

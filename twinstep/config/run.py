@@ -31,7 +31,7 @@ class TrainConfig:
     init: Literal["native", "nonzero"] = "native"
     """native: as upstream, head and output projections at zero; nonzero: these too are random."""
     init_from: str | None = None
-    """Folder of a run, or of a Hugging Face, nanochat or safetensors model, to begin with: its weights and tokenizer."""
+    """Folder of a run, or a Hugging Face, nanochat or safetensors model, to begin with: its weights and tokenizer."""
     dtype: Dtype = "float32"
     """Compute dtype; parameters and optimizer state stay float32 (float64 in float64 runs)."""
     matmul_precision: Literal["default", "high", "highest"] = "highest"

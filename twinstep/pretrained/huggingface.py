@@ -74,6 +74,9 @@ def read_weights(source: Path, config: Config) -> dict[str, np.ndarray]:
     assert isinstance(config.model, GPTConfig)
     arrays, theirs = read_safetensors(source), names(config.model.depth)
     check_names(source / WEIGHTS, arrays, theirs.values())
+    path = source / "config.json"
+    if read_json(path).get("rms_norm_eps", 1e-6) != RMS_NORM_EPS:
+        print(f"note: {path} has rms_norm_eps 1e-06; the run computes with {RMS_NORM_EPS}, as nanochat itself does")
     return {name: arrays[their_name] for name, their_name in theirs.items()}
 
 
@@ -97,8 +100,6 @@ def check_fields(path: Path, values: Mapping[str, Any]) -> None:
     eps = values.get("rms_norm_eps", 1e-6)
     if eps not in EPS:
         raise UserError(f"{path} has rms_norm_eps {eps!r}; only {RMS_NORM_EPS} is supported")
-    if eps != RMS_NORM_EPS:
-        print(f"note: {path} has rms_norm_eps 1e-06; the run computes with {RMS_NORM_EPS}, as nanochat itself does")
 
 
 def make_config(values: Mapping[str, Any]) -> Config:

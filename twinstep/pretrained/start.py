@@ -4,17 +4,18 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from twinstep.config import Config, CorpusConfig, ModelConfig
 from twinstep.errors import UserError
 from twinstep.init import initial_weights
-from twinstep.pretrained import detect, huggingface, nanochat, safetensors_folder
+from twinstep.pretrained import detect, huggingface, nanochat, read_config, safetensors_folder
 from twinstep.pretrained.arrays import check_arrays
 from twinstep.run_dir import TOKENIZER
 
-Weights = Mapping[str, np.ndarray]
+Weights = dict[str, np.ndarray]
 
 # What decides a model's shapes or which head reads which channels, and the flags that set it.
 SIZES = {
@@ -43,6 +44,8 @@ def with_model(base: Config, found: Config) -> Config:
 
 def check_model(config: Config, found: Config, source: Path) -> None:
     """Raises UserError if flags have made another model, or another tokenizer, of what `source` holds."""
+    if config.model_name != found.model_name:
+        raise UserError(f"{source} holds a model of {found.model_name}, not of {config.model_name}; pass that name")
     for flag, ours, theirs in sizes_that_differ(config.model, found):
         raise UserError(f"{flag} is {ours}, but the model in {source} has {theirs}; leave the flag out")
     if not isinstance(config.data, CorpusConfig) or not isinstance(found.data, CorpusConfig):
@@ -72,7 +75,7 @@ def check_preset(preset: str, base: Config, found: Config, source: Path) -> None
 def sizes_that_differ(model: ModelConfig, found: Config) -> list[tuple[str, object, object]]:
     """(flag, a model's value, the other's) where a size is not that of the model found."""
     pairs = [(flag, getattr(model, n), getattr(found.model, n)) for n, flag in SIZES[found.model_name].items()]
-    return [(flag, ours, theirs) for flag, ours, theirs in pairs if ours != theirs]
+    return [(flag, ours, theirs) for flag, ours, theirs in pairs if ours != theirs is not None]
 
 
 def tokenizer_file(run: Path, config: Config) -> Path | None:
@@ -88,18 +91,19 @@ def first_weights(
     config: Config,
     shapes: Mapping[str, tuple[int, ...]],
     load_run: Callable[[Path], tuple[Config, Weights]],
+    summary: dict[str, Any],
     resumed: bool,
-) -> tuple[Weights, dict[str, str]]:
-    """The weights that a run begins with, and what it records of them.
+) -> Weights:
+    """The weights that a run begins with, by name. Where they are from --init-from, their hash goes into `summary`.
 
     load_run: this framework's reader of runs. resumed: a checkpoint will take the place of these weights, so that
     --init-from need not be there any more. Raises UserError if the model there is missing, damaged, or not of these
     shapes.
     """
     if config.train.init_from is None or resumed:
-        return initial_weights(shapes, config.train.seed, config.train.init), {}
+        return initial_weights(shapes, config.train.seed, config.train.init)
     source = Path(config.train.init_from)
-    weights: Weights
+    check_model(config, read_config(source), source)  # as the command line did, for a configuration that came otherwise
     match detect(source):
         case "run":
             _, weights = load_run(source)
@@ -111,7 +115,8 @@ def first_weights(
             weights = safetensors_folder.read_weights(source)
     weights = {name: array for name, array in weights.items() if not name.endswith(TORCH_ONLY)}
     check_arrays(source, weights, shapes)
-    return weights, {"init_from": str(source), "init_sha256": sha256(weights)}
+    summary.update(init_from=str(source), init_sha256=sha256(weights))
+    return weights
 
 
 def sha256(weights: Weights) -> str:
