@@ -4,9 +4,7 @@ Our BPE is already a tokenizer.json. Bytes become one too: every byte its own to
 no text holds, is the BOS token.
 """
 
-import json
 from pathlib import Path
-from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -33,20 +31,6 @@ def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | Non
     }
     files.write_json(folder / "tokenizer_config.json", settings)
     return BPETokenizer(text).bos
-
-
-def read_tokenizer(folder: Path) -> tuple[Literal["bytes", "bpe"], str | None]:
-    """Which tokenizer a folder has, and its text where that is no plain bytes."""
-    text = files.read_tokenizer(folder)
-    if text is not None and is_bytes(text):
-        return "bytes", None
-    return "bpe", text
-
-
-def is_bytes(text: str) -> bool:
-    """Whether a tokenizer.json is that of plain bytes, as we or transformers wrote it."""
-    vocab = json.loads(text)["model"].get("vocab")
-    return vocab == json.loads(byte_tokenizer_json())["model"]["vocab"] and BPETokenizer(text).bos == ByteTokenizer.bos
 
 
 def byte_tokenizer_json() -> str:

@@ -23,7 +23,7 @@ def record(folder, *argv: str):
     """A run whose config is that of a command line, as training would have left it."""
     config = parse(*argv, "--out-dir", str(folder))
     folder.mkdir(parents=True)
-    write_run(folder, config, {})
+    write_run(folder, config, {"sha256": "0"})
     return config
 
 

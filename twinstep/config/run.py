@@ -30,6 +30,8 @@ class TrainConfig:
     """Seed of initial weights, data order, dropout and samples."""
     init: Literal["native", "nonzero"] = "native"
     """native: as upstream, head and output projections at zero; nonzero: these too are random."""
+    init_from: str | None = None
+    """Folder of a run, or a Hugging Face, nanochat or safetensors model, to begin with: its weights and tokenizer."""
     dtype: Dtype = "float32"
     """Compute dtype; parameters and optimizer state stay float32 (float64 in float64 runs)."""
     matmul_precision: Literal["default", "high", "highest"] = "highest"
@@ -96,6 +98,8 @@ class OutputConfig:
     """Run directory; the first free runs/jax-MODEL-N or runs/torch-MODEL-N when left out."""
     resume: bool = False
     """Continue the run in --out-dir (the newest one when left out) from its newest finished checkpoint."""
+    extend_to: int | None = None
+    """With --resume: the step to go on to, by the schedules of so many steps from here on; --steps when left out."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     save_every: int = 0
@@ -116,6 +120,7 @@ class OutputConfig:
     """FIRST:LAST, steps counted as in the log, from 1: a trace of these goes to profile/ in the run directory."""
 
     BOUNDS: ClassVar[dict[str, Bound]] = {
+        "extend_to": COUNT,
         "log_every": COUNT,
         "save_every": NATURAL,
         "keep_last": COUNT,
