@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from twinstep.config.bounds import BELOW_ONE, COUNT, Bound, check_bounds
+from twinstep.errors import UserError
+
+LEAST_CHAT_VOCABULARY = 265  # 256 bytes, the BOS token and the eight special tokens of dialogues
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,11 @@ class CorpusConfig:
     tokenizer: Literal["bytes", "bpe"] = "bytes"
     """bytes: one token per UTF-8 byte; bpe: byte-level BPE trained on the training files and kept in the run."""
     bpe_vocab_size: int = 4096
-    """Tokens of the BPE vocabulary, the 256 bytes and the BOS token included."""
+    """Tokens of the BPE vocabulary, the 256 bytes and the special tokens included."""
+    special_tokens: Literal["none", "chat"] = "none"
+    """chat: bytes, or a BPE that is trained, get the eight special tokens of dialogues too; none: the BOS token only."""
+    chat: bool = False
+    """Dialogues: --data is .jsonl whose lines hold "messages"; the loss is on the assistant's tokens only."""
     masked_targets: float = 0.0
     """Share of targets set to -1 (ignored), drawn by seed and batch number; for parity and tests."""
     cache_dir: str | None = None
@@ -31,6 +38,15 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.tokenizer == "bpe" and self.special_tokens == "chat" and self.bpe_vocab_size < LEAST_CHAT_VOCABULARY:
+            raise UserError(
+                f"--bpe-vocab-size is {self.bpe_vocab_size}; with --special-tokens chat it must be at least "
+                f"{LEAST_CHAT_VOCABULARY}"
+            )
+        if self.chat and self.data is None:
+            raise UserError("--chat needs dialogues; pass --data with a .jsonl file or a folder of them")
+        if self.chat and self.masked_targets:
+            raise UserError("--chat decides which targets count; leave --masked-targets out")
 
 
 @dataclass(frozen=True)

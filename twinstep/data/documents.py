@@ -11,7 +11,7 @@ import json
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twinstep.errors import UserError, first_line
 
@@ -33,7 +33,7 @@ def read_documents(path: Path) -> Iterator[Chunk]:
         if suffix == ".parquet":
             texts: Iterable[Iterable[str]] = ((text,) for text in _parquet_rows(path))
         elif suffix == ".jsonl":
-            texts = ((text,) for text in _json_lines(path))
+            texts = ((_text_of(path, number, value),) for number, value in json_lines(path))
         elif suffix == ".py":
             texts = ((_python_source(path),),)
         else:
@@ -106,7 +106,8 @@ def _python_source(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _json_lines(path: Path) -> Iterator[str]:
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number and the value of each line of a .jsonl file. Raises UserError, naming the place; OSError."""
     offset = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
@@ -124,16 +125,18 @@ def _json_lines(path: Path) -> Iterator[str]:
             except (ValueError, RecursionError) as error:
                 reason = getattr(error, "msg", str(error))
                 raise UserError(f"{path}:{number} is not JSON ({reason}); mend or delete the line") from error
-            text = value.get("text") if isinstance(value, dict) else None
-            if not isinstance(text, str):
-                raise UserError(f'{path}:{number} has no string under "text"; every line needs one')
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:  # "\ud800" is good JSON
-                raise UserError(
-                    f'{path}:{number} has half a surrogate pair under "text"; mend or delete the line'
-                ) from error
-            yield text
+            yield number, value
+
+
+def _text_of(path: Path, number: int, value: Any) -> str:
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise UserError(f'{path}:{number} has no string under "text"; every line needs one')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # "\ud800" is good JSON
+        raise UserError(f'{path}:{number} has half a surrogate pair under "text"; mend or delete the line') from error
+    return text
 
 
 def _parquet_rows(path: Path) -> Iterator[str]:
