@@ -147,6 +147,8 @@ def describe(
         f"{log.flops_per_step * t.steps:.3g} FLOPs"
     )
     log.say("data: " + ", ".join(f"{name} {value}" for name, value in data.summary.items()))
+    if data.note:
+        log.say(data.note)
     if data.validation_text is not None:
         log.say(f"gzip -9 makes {data.validation_gzip_bits_per_byte():.4f} bits per byte of the validation text")
     log.say(f"{'run' if resumed_at is None else f'resumed at step {resumed_at}'}: {log.run}")

@@ -22,7 +22,7 @@ class CorpusConfig:
     bpe_vocab_size: int = 4096
     """Tokens of the BPE vocabulary, the 256 bytes and the special tokens included."""
     special_tokens: Literal["none", "chat"] = "none"
-    """chat: bytes, or a BPE that is trained, get the eight special tokens of dialogues too; none: the BOS token only."""
+    """chat: bytes, or a BPE that is trained, get the eight special tokens of dialogues too; none: no more than BOS."""
     chat: bool = False
     """Dialogues: --data is .jsonl whose lines hold "messages"; the loss is on the assistant's tokens only."""
     masked_targets: float = 0.0

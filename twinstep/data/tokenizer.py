@@ -5,7 +5,7 @@ Both are lossless: the tokens of a text stand for exactly its UTF-8 bytes.
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -58,7 +58,7 @@ class Tokenizer(Protocol):
     tokenizers in the cache."""
 
     bos: int
-    special: Mapping[str, int]
+    special: dict[str, int]
     vocab_size: int
     token_bytes: np.ndarray
     identity: str
@@ -183,9 +183,7 @@ class BPETokenizer:
         temporary.replace(path)
 
 
-def train_bpe(
-    texts: Iterable[str], vocab_size: int, special_tokens: Literal["none", "chat"] = "none"
-) -> BPETokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Literal["none", "chat"] = "none") -> BPETokenizer:
     """BPE of `vocab_size` tokens, or fewer where the texts have no more pairs to join. Deterministic."""
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
