@@ -108,8 +108,9 @@ def main(argv: list[str]) -> int:
     def run_sample(step: int) -> None:
         if isinstance(config.model, GPTConfig) and data.tokenizer is not None:
             params = steps.local_params(state)
+            out = config.output
             text = sample_text(
-                model, params, config, data.tokenizer, "def ", config.output.sample_tokens, 0.8, config.train.seed
+                model, params, config, data.tokenizer, out.sample_prompt, out.sample_tokens, 0.8, config.train.seed
             )
             log.say(f"sample at step {step}:\n{text}\n")
             log.skip_time()

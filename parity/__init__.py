@@ -15,7 +15,13 @@ The smallest use: a torch Linear, whose weight is (out, in), beside a function w
     print(result.sentence)  # the first stage and tensor that differ, or that all agree
 """
 
+import runpy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# By its path: by its name a user's own twinstep.py would come first, and that is what it looks for.
+_shadows = runpy.run_path(str(Path(__file__).parents[1] / "twinstep" / "shadows.py"))
+_shadows["check_not_shadowed"](__file__, ("twinstep", "jax_impl", "torch_ref"))
 
 if TYPE_CHECKING:
     from parity.adapters import linen_function, nnx_function

@@ -105,8 +105,9 @@ def main(argv: list[str]) -> int:
 
     def run_sample(step: int) -> None:
         if rank == 0 and isinstance(model, GPT) and data.tokenizer is not None:
+            out = config.output
             text = sample_text(
-                model, config, data.tokenizer, "def ", config.output.sample_tokens, 0.8, config.train.seed
+                model, config, data.tokenizer, out.sample_prompt, out.sample_tokens, 0.8, config.train.seed
             )
             log.say(f"sample at step {step}:\n{text}\n")
             log.skip_time()

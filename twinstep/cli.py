@@ -10,10 +10,12 @@ from typing import TypeVar
 
 import tyro
 
-from twinstep.config import MODELS, Config, flag, from_dict, to_dict
+from twinstep.config import MODELS, Config, CorpusConfig, flag, from_dict, to_dict
+from twinstep.data import load_tokenizer
 from twinstep.errors import UserError
 from twinstep.presets import DEFAULTS, PRESETS
 from twinstep.progress import PLACES
+from twinstep.run_dir import TOKENIZER
 
 Options = TypeVar("Options")
 
@@ -32,6 +34,7 @@ def parse_train_config(prog: str, argv: list[str], run_prefix: str) -> Config:
     if "--resume" in rest and not {"--help", "-h"} & set(rest):
         return _parse_resumed(prog, model, preset, rest, run_prefix)
     config = parse_flags(prog, default, rest)
+    _check_bpe_size(config, rest)
     if config.output.out_dir is None:
         config = replace(config, output=replace(config.output, out_dir=str(_free_run(run_prefix, config))))
     return config
@@ -93,11 +96,33 @@ def _parse_resumed(prog: str, model: str, preset: str | None, rest: list[str], r
     # Coordinator and processes belong to one start of a run: they are not taken over.
     devices = replace(saved.devices, coordinator=None, num_processes=None, process_id=None)
     saved = replace(saved, devices=devices, output=replace(saved.output, out_dir=str(run), resume=True))
-    config = parse_flags(prog, saved, rest)
+    config = _with_own_tokenizer(parse_flags(prog, saved, rest), saved, run)
     _check_same(config, saved, run)
     if preset is not None:
-        _check_same(_as_recorded(parse_flags(prog, PRESETS[preset], rest), saved), saved, run)
+        asked = _with_own_tokenizer(parse_flags(prog, PRESETS[preset], rest), saved, run)
+        _check_same(_as_recorded(asked, saved), saved, run)
     return config
+
+
+def _check_bpe_size(config: Config, flags: list[str]) -> None:
+    """Raises UserError for a size that a given tokenizer.json cannot take."""
+    size, _ = _find_value(flags, "bpe-vocab-size")
+    if size is not None and isinstance(config.data, CorpusConfig) and config.data.tokenizer_file is not None:
+        raise UserError(f"--bpe-vocab-size is {size}, but {config.data.tokenizer} has its own size; leave it out")
+
+
+def _with_own_tokenizer(config: Config, saved: Config, run: Path) -> Config:
+    """A resumed run uses its copy of the tokenizer.json that it began with; that may be named again, and be gone."""
+    data, copy = config.data, run / TOKENIZER
+    if not isinstance(data, CorpusConfig) or not isinstance(saved.data, CorpusConfig):
+        return config
+    if data.tokenizer_file is None or saved.data.tokenizer != "bpe":
+        return config
+    if data.tokenizer_file.exists() and copy.exists():
+        given = load_tokenizer(data.tokenizer_file, f"leave --tokenizer out: the run in {run} has its own")
+        if given.identity != load_tokenizer(copy).identity:
+            raise UserError(f"--tokenizer {data.tokenizer} is not that of the run in {run}; leave the flag out")
+    return replace(config, data=replace(data, tokenizer="bpe", bpe_vocab_size=saved.data.bpe_vocab_size))
 
 
 def _check_same(config: Config, saved: Config, run: Path) -> None:

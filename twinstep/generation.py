@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from twinstep.config import COUNT, NATURAL, Bound, Config, CorpusConfig, GPTConfig, check_bounds
+from twinstep.config import COUNT, NATURAL, Bound, Config, CorpusConfig, GPTConfig, check_bounds, check_text
 from twinstep.data import ByteTokenizer, Tokenizer, load_tokenizer
 from twinstep.errors import UserError
 
@@ -57,10 +57,7 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         check_bounds(self)
         for name in ("prompt", "stop"):
-            try:
-                (getattr(self, name) or "").encode()
-            except UnicodeEncodeError:
-                raise UserError(f"--{name} is not UTF-8 text; check the terminal's encoding") from None
+            check_text(name, getattr(self, name) or "")
         if self.stop == "":
             raise UserError("--stop is empty; leave it out to stop at the end of the document only")
 

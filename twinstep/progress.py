@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twinstep.config import Config, to_dict
+from twinstep.config.as_dict import ADDED
 from twinstep.errors import UserError
 from twinstep.run_dir import damaged
 
@@ -50,11 +51,15 @@ def first_facts(config: Config) -> Facts:
 
 
 def numbers(config: Config) -> dict[str, Any]:
-    """The part of a configuration that decides what is computed, as JSON values."""
+    """The part of a configuration that decides what is computed, as JSON values; without defaults of fields ADDED."""
     values = to_dict(config)
     parts = {part: dict(values[part]) for part in ("model", "data", "optimizer", "train")}
     for name in PLACES:
         parts["data"].pop(name, None)
+    for part, later in ADDED.items():
+        for name, default in later.items():
+            if parts[part].get(name) == default:
+                del parts[part][name]
     return {"model_name": values["model_name"], **parts}
 
 

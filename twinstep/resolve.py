@@ -16,7 +16,11 @@ def fill_in(config: Config, data: Data) -> Config:
     model = config.model
     if isinstance(model, GPTConfig | EmbeddingConfig):
         assert data.tokenizer is not None
-        model = replace(model, vocab_size=model.vocab_size or data.tokenizer.vocab_size)
+        size = data.tokenizer.vocab_size
+        model = replace(model, vocab_size=model.vocab_size or size)
+        if isinstance(config.data, CorpusConfig) and config.data.tokenizer_file is not None:
+            # The run keeps a copy of the file, as it keeps a BPE that it trains: it no longer needs the path.
+            config = replace(config, data=replace(config.data, tokenizer="bpe", bpe_vocab_size=size))
     else:
         model = replace(model, features=data.features, classes=data.classes)
     config = replace(config, model=model)

@@ -4,7 +4,7 @@ config.json     the configuration, sizes filled in
 data.json       what was read: files, bytes, SHA-256 of the data and of the tokenizer
 metrics.jsonl   one object per line, each with `step`, the optimizer steps done
 loss.png        the curves
-tokenizer.json  where one was trained
+tokenizer.json  where one was trained or given
 checkpoints/    one folder per step
 """
 
@@ -87,15 +87,12 @@ def create_run(run: Path) -> None:
 def write_run(run: Path, config: Config, data_summary: dict[str, Any], tokenizer: "Tokenizer | None" = None) -> None:
     """Record what the run is, as far as that is not there yet.
 
-    config.json comes first: a folder with it is a run that can be resumed, and its other files follow from it.
-    Raises UserError if they cannot be written; then none of them is left.
+    A folder with config.json is a run that can be resumed: data.json follows from it, and a tokenizer that was given
+    does not, so that comes before it. Raises UserError if they cannot be written; then none of them is left.
     """
-    files: dict[str, Callable[[Path], object]] = {
-        "config.json": lambda path: write_atomically(path, json.dumps(to_dict(config), indent=2) + "\n"),
-        "data.json": lambda path: write_atomically(path, json.dumps(data_summary, indent=2) + "\n"),
-    }
-    if tokenizer is not None:
-        files[TOKENIZER] = tokenizer.save
+    files: dict[str, Callable[[Path], object]] = {} if tokenizer is None else {TOKENIZER: tokenizer.save}
+    files["config.json"] = lambda path: write_atomically(path, json.dumps(to_dict(config), indent=2) + "\n")
+    files["data.json"] = lambda path: write_atomically(path, json.dumps(data_summary, indent=2) + "\n")
     missing = [run / name for name in files if not (run / name).exists()]
     try:
         for path in missing:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from twinstep.config import Config
+from twinstep.config import Config, CorpusConfig
 from twinstep.data import Data
 from twinstep.errors import UserError, first_line
 from twinstep.flops import flops_per_token, parameter_count
@@ -149,6 +149,13 @@ def describe(
     log.say("data: " + ", ".join(f"{name} {value}" for name, value in data.summary.items()))
     if data.note:
         log.say(data.note)
+    if isinstance(config.data, CorpusConfig) and config.data.tokenizer == "bpe" and data.tokenizer is not None:
+        reached, wanted = data.tokenizer.vocab_size, config.data.bpe_vocab_size
+        if reached < wanted:
+            log.say(
+                f"tokenizer: BPE reached {reached:,} of the {wanted:,} tokens asked for; its training text has no more "
+                "pairs to join"
+            )
     if data.validation_text is not None:
         log.say(f"gzip -9 makes {data.validation_gzip_bits_per_byte():.4f} bits per byte of the validation text")
     log.say(f"{'run' if resumed_at is None else f'resumed at step {resumed_at}'}: {log.run}")

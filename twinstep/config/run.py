@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from twinstep.config.bounds import COUNT, NATURAL, POSITIVE, Bound, check_bounds
+from twinstep.config.bounds import COUNT, NATURAL, POSITIVE, Bound, check_bounds, check_text
 from twinstep.config.data import CorpusConfig, DataConfig
 from twinstep.config.models import MODELS, Dtype, GPTConfig, MLPConfig, ModelConfig
 from twinstep.config.optimizer import OptimizerConfig
@@ -104,6 +104,8 @@ class OutputConfig:
     """Checkpoints kept beside the best one."""
     sample_every: int = 0
     """Steps between samples of text; 0: only at the end."""
+    sample_prompt: str = ""
+    """Text that samples continue; empty: the beginning of a document."""
     sample_tokens: int = 200
     """Length of a sample in tokens."""
     tensorboard: bool = False
@@ -121,6 +123,7 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        check_text("sample_prompt", self.sample_prompt)
 
 
 @dataclass(frozen=True)

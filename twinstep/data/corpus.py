@@ -18,10 +18,10 @@ from twinstep.data.cache import (
     write_entry,
     write_streams,
 )
-from twinstep.data.files import CorpusFiles, find_corpus
+from twinstep.data.files import CorpusFiles, find_corpus, kind_of
 from twinstep.data.interface import Data
 from twinstep.data.split import RULE, read_split
-from twinstep.data.tokenizer import SPECIAL_TOKENS, WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+from twinstep.data.tokenizer import BOS, SPECIAL_TOKENS, WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from twinstep.errors import UserError
 
 # How much training text BPE is trained on: bytes of text, and bytes of distinct words. The library holds some
@@ -35,12 +35,12 @@ LONG = re.compile(r"(\S{512}|\s{512})")  # left out: the library's time grows wi
 def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | None) -> Data:
     """The corpus as one stream of documents, each after the tokenizer's BOS token."""
     files = find_corpus(corpus.data)
-    tokenizer = make_tokenizer(corpus, files, tokenizer_path, lambda: _training_texts(files))
+    tokenizer = make_tokenizer(corpus, files, tokenizer_path, lambda: _training_texts(corpus, files))
     tokenized = tokenize_once(
         corpus,
         files,
-        {"corpus": identity(files), "tokenizer": tokenizer.identity},
-        lambda folder: write_streams(folder, read_split(files.paths), tokenizer),
+        {"corpus": identity(corpus, files), "tokenizer": tokenizer.identity},
+        lambda folder: write_streams(folder, read_split(files.paths, corpus.text_key), tokenizer),
     )
     _check_size(config, corpus, files, tokenized)
     return Data(
@@ -68,9 +68,10 @@ def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | Non
             "files": len(files.paths),
             "bytes": files.bytes,
             "sha256": files.sha256,
-            "tokenizer": corpus.tokenizer,
+            **({"text_key": corpus.text_key} if corpus.text_key != "text" else {}),
+            "tokenizer": "bytes" if corpus.tokenizer == "bytes" else "bpe",
             "vocab_size": tokenizer.vocab_size,
-            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer == "bpe" else {}),
+            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer != "bytes" else {}),
             "train": tokenized.meta["train"],
             "validation": tokenized.meta["validation"],
         },
@@ -86,6 +87,8 @@ def make_tokenizer(
         if path is not None:
             raise UserError(f"--tokenizer is bytes, but there is a BPE tokenizer {path}; pass --tokenizer bpe")
         return ByteTokenizer(corpus.special_tokens)
+    if corpus.tokenizer_file is not None:
+        return load_tokenizer(path) if path is not None else _given_tokenizer(corpus.tokenizer_file)
     wanted = corpus.bpe_vocab_size
     if path is not None:
         given = load_tokenizer(path)
@@ -99,7 +102,7 @@ def make_tokenizer(
         return given
     training = [wanted, BPE_SAMPLE, BPE_DISTINCT, LONG.pattern, WORDS]
     training += SPECIAL_TOKENS[corpus.special_tokens][1:]
-    key = entry_key(corpus=identity(files), bpe=training, **({"chat": True} if corpus.chat else {}))
+    key = entry_key(corpus=identity(corpus, files), bpe=training, **({"chat": True} if corpus.chat else {}))
     cached = cache_folder(corpus.cache_dir) / f"{key}.json"
     try:
         return load_tokenizer(cached)
@@ -111,6 +114,13 @@ def make_tokenizer(
         except OSError:
             pass  # it is kept in the run; training it again costs seconds
         return trained
+
+
+def _given_tokenizer(path: Path) -> Tokenizer:
+    given = load_tokenizer(path, f"pass the tokenizer.json of a run, or another byte-level BPE with {BOS}")
+    if given.vocab_size - len(given.special) < 256:  # bytes, as an export to Hugging Face writes them
+        raise UserError(f"the tokenizer {path} has {given.vocab_size} tokens, all bytes; pass --tokenizer bytes")
+    return given
 
 
 def tokenize_once(
@@ -143,15 +153,15 @@ def tokenize_once(
     return entry
 
 
-def identity(files: CorpusFiles) -> list[object]:
+def identity(corpus: CorpusConfig, files: CorpusFiles) -> list[object]:
     """What tells a corpus from others, in the keys of the cache."""
     # The kinds and sizes say where in the hashed bytes each file begins and how it is read.
-    kinds = [path.suffix.lower() for path in files.paths]
-    return [RULE, files.sha256, kinds, list(files.sizes)]
+    kinds = [kind_of(path) for path in files.paths]
+    return [RULE, files.sha256, kinds, list(files.sizes), corpus.text_key]
 
 
-def _training_texts(files: CorpusFiles) -> Iterator[str]:
-    return (chunk.text for chunk in read_split(files.paths) if not chunk.validation)
+def _training_texts(corpus: CorpusConfig, files: CorpusFiles) -> Iterator[str]:
+    return (chunk.text for chunk in read_split(files.paths, corpus.text_key) if not chunk.validation)
 
 
 def _bpe_sample(texts: Iterable[str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from twinstep.data.cache import ENCODE_AT_ONCE, TokenStream
 from twinstep.data.chat import Span, check_tokenizer, encode_spans, render
 from twinstep.data.corpus import identity, make_tokenizer, tokenize_once
 from twinstep.data.documents import json_lines
-from twinstep.data.files import CorpusFiles, find_corpus
+from twinstep.data.files import CorpusFiles, find_corpus, kind_of
 from twinstep.data.interface import Data
 from twinstep.data.packing import Conversations, TrainConversations, ValidationConversations, open_conversations
 from twinstep.data.split import EVERY
@@ -23,7 +23,7 @@ from twinstep.data.tokenizer import Tokenizer
 from twinstep.errors import UserError
 
 RULE = "20 conversations, nanochat's template"  # part of the cache's key: change it with the split or the template
-KINDS = (".jsonl",)
+KINDS = (".jsonl", ".jsonl.gz")
 
 
 class Conversation(NamedTuple):
@@ -39,7 +39,7 @@ def load_dialogues(config: Config, corpus: CorpusConfig, tokenizer_path: Path | 
     _check_kinds(files)
     tokenizer = make_tokenizer(corpus, files, tokenizer_path, lambda: _training_texts(files))
     check_tokenizer(tokenizer, f"the tokenizer {tokenizer_path or corpus.tokenizer}")
-    parts = {"dialogues": identity(files), "rule": RULE, "tokenizer": tokenizer.identity}
+    parts = {"dialogues": identity(corpus, files), "rule": RULE, "tokenizer": tokenizer.identity}
     tokenized = tokenize_once(corpus, files, parts, lambda folder: _write_streams(folder, files, tokenizer))
     meta = tokenized.meta
     _check_meta(files, meta)
@@ -69,9 +69,9 @@ def load_dialogues(config: Config, corpus: CorpusConfig, tokenizer_path: Path | 
             "files": len(files.paths),
             "bytes": files.bytes,
             "sha256": files.sha256,
-            "tokenizer": corpus.tokenizer,
+            "tokenizer": "bytes" if corpus.tokenizer == "bytes" else "bpe",
             "vocab_size": tokenizer.vocab_size,
-            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer == "bpe" else {}),
+            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer != "bytes" else {}),
             "train": meta["train"],
             "validation": meta["validation"],
         },
@@ -101,7 +101,7 @@ def _render_line(path: Path, number: int, value: Any) -> list[Span]:
 
 def _check_kinds(files: CorpusFiles) -> None:
     for path in files.paths:
-        if path.suffix.lower() not in KINDS:
+        if kind_of(path) not in KINDS:
             raise UserError(f"{path} holds no dialogues; --chat reads {' '.join(KINDS)} only, pass such --data")
 
 

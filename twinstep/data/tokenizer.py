@@ -203,14 +203,19 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Literal["no
     return BPETokenizer(bpe.to_str())
 
 
-def load_tokenizer(path: Path) -> BPETokenizer:
-    """Reads a tokenizer.json. Raises UserError if it is missing, damaged or not a byte-level BPE of ours."""
+def load_tokenizer(path: Path, mend: str | None = None) -> BPETokenizer:
+    """Reads a tokenizer.json. Raises UserError if it is missing, damaged or not a byte-level BPE of ours.
+
+    mend: what to do then, where the file is not a run's own.
+    """
     try:
         return BPETokenizer(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; pass a run that has one") from error
+        mend = mend or "pass a run that has one"
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; {mend}") from error
     except ValueError as error:  # also UnicodeDecodeError
-        raise UserError(f"cannot use the tokenizer {path}: {error}; restore the run's own file") from error
+        mend = mend or "restore the run's own file"
+        raise UserError(f"cannot use the tokenizer {path}: {error}; {mend}") from error
 
 
 def _natural(ids: ArrayLike) -> np.ndarray:
