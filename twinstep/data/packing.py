@@ -83,7 +83,7 @@ class Conversations:
 
     def read_rows(self, rows: np.ndarray) -> Batch:
         """tokens, targets (*rows.shape, T) int32; a row past the last is all padding."""
-        stream, plan = self.stream.open(), self.plan
+        stream, plan = np.asarray(self.stream.open()), self.plan
         packed = np.full((rows.size, self.sequence_len + 1), ~self.bos, np.int32)
         for row, number in zip(packed, rows.ravel().tolist(), strict=True):
             end = 0
