@@ -29,7 +29,8 @@ CHAT_TOKENS = (
     "<|output_start|>",
     "<|output_end|>",
 )
-SPECIAL_TOKENS = {"none": (BOS,), "chat": (BOS, *CHAT_TOKENS)}
+Special = Literal["none", "chat"]
+SPECIAL_TOKENS: dict[Special, tuple[str, ...]] = {"none": (BOS,), "chat": (BOS, *CHAT_TOKENS)}
 
 # Byte-level BPE writes a byte as a printable character: itself where it is one in Latin-1, else the next one
 # from U+0100 on (Radford et al. 2019, gpt-2/src/encoder.py).
@@ -87,7 +88,7 @@ class ByteTokenizer:
 
     bos = 0xFF
 
-    def __init__(self, special_tokens: Literal["none", "chat"] = "none") -> None:
+    def __init__(self, special_tokens: Special = "none") -> None:
         names = SPECIAL_TOKENS[special_tokens]
         self.special = {name: self.bos + at for at, name in enumerate(names)}
         self.vocab_size = self.bos + len(names)
@@ -183,7 +184,7 @@ class BPETokenizer:
         temporary.replace(path)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Literal["none", "chat"] = "none") -> BPETokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Special = "none") -> BPETokenizer:
     """BPE of `vocab_size` tokens, or fewer where the texts have no more pairs to join. Deterministic."""
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
