@@ -79,14 +79,11 @@ def encode_spans(conversations: Sequence[Sequence[Span]], tokenizer: Tokenizer) 
     return rendered
 
 
-def check_tokenizer(tokenizer: Tokenizer, holder: str) -> None:
+def check_tokenizer(tokenizer: Tokenizer, holder: str, mend: str) -> None:
     """Raises UserError if the tokenizer lacks a token of the template."""
     missing = [name for name in CHAT_TOKENS if name not in tokenizer.special]
     if missing:
-        raise UserError(
-            f"--chat needs the special token {missing[0]}, which {holder} does not have; take a model that was trained "
-            "with --special-tokens chat"
-        )
+        raise UserError(f"--chat needs the special token {missing[0]}, which {holder} does not have; {mend}")
 
 
 def _check_message(message: Any, number: int) -> None:

@@ -38,7 +38,8 @@ def load_dialogues(config: Config, corpus: CorpusConfig, tokenizer_path: Path | 
     files = find_corpus(corpus.data)
     _check_kinds(files)
     tokenizer = make_tokenizer(corpus, files, tokenizer_path, lambda: _training_texts(files))
-    check_tokenizer(tokenizer, f"the tokenizer {tokenizer_path or corpus.tokenizer}")
+    mend = "pass --special-tokens chat for a new tokenizer, or begin with a model that has them"
+    check_tokenizer(tokenizer, f"the tokenizer {tokenizer_path or corpus.tokenizer}", mend)
     parts = {"dialogues": identity(corpus, files), "rule": RULE, "tokenizer": tokenizer.identity}
     tokenized = tokenize_once(corpus, files, parts, lambda folder: _write_streams(folder, files, tokenizer))
     meta = tokenized.meta
