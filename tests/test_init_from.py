@@ -278,6 +278,6 @@ def test_a_tokenizer_of_hugging_faces_that_is_plain_bytes_is_bytes(here):
     assert os.path.exists("gpt-hf/tokenizer.json")
     assert parse_train_config("train", ["--init-from", "gpt-hf"], "jax").data.tokenizer == "bytes"
     bpe = train_bpe(["some words and more words"] * 3, 256 + 1)
-    from twinstep.pretrained.files import is_bytes
+    from twinstep.pretrained.files import byte_tokenizer
 
-    assert not is_bytes(bpe._text)
+    assert byte_tokenizer(bpe._text) is None

@@ -168,6 +168,8 @@ def describe(
         f"{log.flops_per_step * t.steps:.3g} FLOPs"
     )
     log.say("data: " + ", ".join(f"{name} {value}" for name, value in data.summary.items()))
+    if data.note:
+        log.say(data.note)
     if isinstance(config.data, CorpusConfig) and config.data.tokenizer == "bpe" and data.tokenizer is not None:
         reached, wanted = data.tokenizer.vocab_size, config.data.bpe_vocab_size
         if reached < wanted:

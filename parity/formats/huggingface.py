@@ -16,7 +16,7 @@ from parity.formats.snapshot import Snapshot
 from twinstep.config import Config, CorpusConfig, GPTConfig, to_dict
 from twinstep.errors import UserError
 from twinstep.pretrained import huggingface
-from twinstep.pretrained.files import is_bytes, read_tokenizer
+from twinstep.pretrained.files import byte_tokenizer, read_tokenizer
 from twinstep.pretrained.huggingface import FIXED, OURS, RMS_NORM_EPS
 from twinstep.pretrained.safetensors_file import WEIGHTS
 
@@ -26,7 +26,7 @@ def read(source: Path) -> Snapshot:
     config = huggingface.read_config(source)
     weights = huggingface.read_weights(source, config)
     text = read_tokenizer(source)
-    return Snapshot(config, 0, weights, tokenizer=None if text is None or is_bytes(text) else text)
+    return Snapshot(config, 0, weights, tokenizer=None if text is None or byte_tokenizer(text) else text)
 
 
 def write(folder: Path, snapshot: Snapshot) -> None:
