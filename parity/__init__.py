@@ -17,6 +17,8 @@ The smallest use: a torch Linear, whose weight is (out, in), beside a function w
 
 from typing import TYPE_CHECKING, Any
 
+from twinstep.extras import needs
+
 if TYPE_CHECKING:
     from parity.adapters import linen_function, nnx_function
     from parity.any_port import compare
@@ -37,6 +39,7 @@ def __getattr__(name: str) -> Any:
     """Loads what is asked for, and with it both frameworks, only then: `python -m parity --help` needs neither."""
     if name not in HOMES:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
+    needs("torch", "parity")
     import importlib
 
     return getattr(importlib.import_module(f"parity.{HOMES[name]}"), name)
