@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.numpy import save_file
 
@@ -22,7 +22,7 @@ from parity.formats.files import WEIGHTS, read_json, read_safetensors, write_jso
 from parity.formats.huggingface_tokenizer import read_tokenizer, write_tokenizer
 from parity.formats.snapshot import Snapshot, as_numpy, check_names, weight_shapes_of
 from torch_ref.models.gpt import RMS_NORM_EPS
-from twinstep.config import Config, CorpusConfig, GPTConfig, from_dict, to_dict
+from twinstep.config import Config, CorpusConfig, Dtype, GPTConfig, from_dict
 from twinstep.data import BPETokenizer
 from twinstep.errors import UserError
 from twinstep.presets import DEFAULTS
@@ -43,8 +43,9 @@ FIXED: dict[str, tuple[Any, Any]] = {  # name: (ours, transformers' default)
     "tie_word_embeddings": (False, False),
 }
 COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+ROTARY_DTYPE = "float32"  # transformers' own
 EPS = (RMS_NORM_EPS, 1e-6)  # transformers' default is accepted: upstream's own models were converted with it
-OURS = "twinstep"  # where a config of ours holds our configuration; transformers keeps it as an attribute
+OURS = "twinstep"  # what transformers' config has no field for; it keeps this as an attribute
 
 
 def read(source: Path) -> Snapshot:
@@ -68,7 +69,7 @@ def write(folder: Path, snapshot: Snapshot) -> None:
     config = snapshot.config
     if not isinstance(config.model, GPTConfig) or not isinstance(config.data, CorpusConfig):
         raise UserError(f"hf holds a gpt, and this is a run of {config.model_name}; pass --to safetensors")
-    if config.model.rotary_dtype != "float32":
+    if config.model.rotary_dtype != ROTARY_DTYPE:
         print(f"note: transformers rounds the rotary table to float32, this run to {config.model.rotary_dtype}")
     bos = write_tokenizer(folder, config, snapshot.tokenizer)
     write_json(folder / "config.json", make_config(config, bos))
@@ -100,7 +101,7 @@ def make_config(config: Config, bos: int | None) -> dict[str, Any]:
         "eos_token_id": bos,  # the BOS token of a document ends the one before
         "pad_token_id": None,
         "dtype": config.param_dtype,
-        OURS: to_dict(config),
+        **({} if model.rotary_dtype == ROTARY_DTYPE else {OURS: {"rotary_dtype": model.rotary_dtype}}),
     }
 
 
@@ -129,7 +130,7 @@ def read_config(path: Path) -> Config:
     if values.get("rms_norm_eps", 1e-6) != RMS_NORM_EPS:
         print(f"note: {path} has rms_norm_eps 1e-06; the run computes with {RMS_NORM_EPS}, as nanochat itself does")
     try:
-        base = from_dict(values[OURS]) if OURS in values else DEFAULTS["gpt"]
+        base = base_config(values)
         assert isinstance(base.model, GPTConfig)
         assert isinstance(base.data, CorpusConfig)
         model = replace(
@@ -145,6 +146,20 @@ def read_config(path: Path) -> Config:
         return replace(base, model=model, data=replace(base.data, sequence_len=values["max_position_embeddings"]))
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def base_config(values: Mapping[str, Any]) -> Config:
+    """The default run, in the model's dtypes. Raises UserError for a dtype that is none."""
+    ours = values.get(OURS, {})
+    if "model" in ours:  # exports used to hold the configuration of the whole run
+        return from_dict(ours)
+    base = DEFAULTS["gpt"]
+    assert isinstance(base.model, GPTConfig)
+    rotary_dtype = ours.get("rotary_dtype", ROTARY_DTYPE)
+    if rotary_dtype not in get_args(Dtype):
+        raise UserError(f"{OURS} has rotary_dtype {rotary_dtype!r}; it must be one of {', '.join(get_args(Dtype))}")
+    train = replace(base.train, dtype="float64") if values.get("dtype") == "float64" else base.train
+    return replace(base, model=replace(base.model, rotary_dtype=rotary_dtype), train=train)
 
 
 def rope_parameters(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ import torch
 
 from parity.formats import nanochat_optimizer
 from parity.formats.files import read_json, read_tokenizer, read_torch, write_json, write_tokenizer
-from parity.formats.snapshot import Snapshot, as_numpy, check_names, weight_shapes_of
+from parity.formats.snapshot import Snapshot, as_numpy, check_names, weight_shapes_of, without_places
 from twinstep.config import Config, CorpusConfig, GPTConfig, from_dict, to_dict
 from twinstep.errors import UserError
 from twinstep.presets import PRESETS
@@ -215,7 +215,7 @@ def make_meta(snapshot: Snapshot) -> dict[str, Any]:
             "smooth_train_loss": 0.0,
             "total_training_time": 0.0,
         },
-        OURS: {"config": to_dict(config), "facts": snapshot.facts},
+        OURS: {"config": to_dict(without_places(config)), "facts": snapshot.facts},
     }
 
 

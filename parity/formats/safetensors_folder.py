@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from parity.formats.files import WEIGHTS, read_json, read_safetensors, read_tokenizer, write_json, write_tokenizer
-from parity.formats.snapshot import Snapshot, as_numpy
+from parity.formats.snapshot import Snapshot, as_numpy, without_places
 from twinstep.config import from_dict, to_dict
 from twinstep.errors import UserError
 
@@ -23,6 +23,6 @@ def read(source: Path) -> Snapshot:
 
 def write(folder: Path, snapshot: Snapshot) -> None:
     """Write into the empty `folder`."""
-    write_json(folder / "config.json", to_dict(snapshot.config))
+    write_json(folder / "config.json", to_dict(without_places(snapshot.config)))
     save_file(snapshot.weights, folder / WEIGHTS)
     write_tokenizer(folder, snapshot.tokenizer)

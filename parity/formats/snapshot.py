@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 
 from torch_ref.models import make_model, weight_shapes
 from torch_ref.optimizer import label_parameters, optimizer_groups
-from twinstep.config import Config
+from twinstep.config import Config, CorpusConfig, DeviceConfig, OutputConfig
 from twinstep.errors import UserError
-from twinstep.progress import Facts
+from twinstep.progress import PLACES, Facts
 
 # The state that each algorithm keeps for a parameter, under torch's names; all of the parameter's shape.
 STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",), "sgd": ()}
@@ -35,6 +36,14 @@ class Snapshot(NamedTuple):
     facts: Facts | None = None
     tokenizer: str | None = None
     files: Mapping[str, bytes] = {}
+
+
+def without_places(config: Config) -> Config:
+    """A configuration as it leaves this machine: what was computed, but not from which folders and where to."""
+    data = config.data
+    if isinstance(data, CorpusConfig):
+        data = replace(data, **dict.fromkeys(PLACES))
+    return replace(config, data=data, devices=DeviceConfig(), output=OutputConfig())
 
 
 def weight_shapes_of(config: Config) -> dict[str, Shape]:
