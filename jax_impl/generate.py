@@ -25,6 +25,7 @@ from twinstep.generation import (
     NO_TOKEN,
     GenerateOptions,
     TextStream,
+    collect_text,
     encode_prompt,
     tokenizer_of,
     uniform_numbers,
@@ -100,8 +101,13 @@ def sample_text(
     return prompt + "".join([stream.push(int(tokens_B[0])) for tokens_B in tokens]) + stream.close()
 
 
-def main(argv: list[str]) -> int:
-    options = parse_flags("python -m jax_impl.generate", GenerateOptions(), argv)
+def generate_text(options: GenerateOptions) -> list[str]:
+    """The prompt and its continuation, `options.samples` times. Raises UserError for what cannot be continued."""
+    return collect_text(options, *tokens_from_run(options))
+
+
+def tokens_from_run(options: GenerateOptions) -> tuple[Tokenizer, Iterator[np.ndarray]]:
+    """A run's tokenizer, and its model's tokens (samples,) one position after another."""
     config = read_run_config(options.run_dir)
     set_precision(config)
     cpu.keep_freed_memory(config)
@@ -120,7 +126,12 @@ def main(argv: list[str]) -> int:
         seed=options.seed,
         stop_token=tokenizer.bos,
     )
-    write_text(options, tokenizer, tokens)
+    return tokenizer, tokens
+
+
+def main(argv: list[str]) -> int:
+    options = parse_flags("python -m jax_impl.generate", GenerateOptions(), argv)
+    write_text(options, *tokens_from_run(options))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Train a model: `python -m jax_impl.train [gpt|linear|embedding|mlp] [flags]`.
 
-Read `main` from top to bottom: config, data, state, step, and the loop around them.
+Read `train` from top to bottom: config, data, state, step, and the loop around them.
 """
 
 import math
@@ -19,7 +19,7 @@ from jax_impl.input import eval_batches, train_batches
 from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer, newton_schulz_dtype
 from jax_impl.tree import flatten
-from twinstep.cli import parse_train_config
+from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config, GPTConfig
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
@@ -39,14 +39,20 @@ from twinstep.run_dir import (
     write_run,
 )
 from twinstep.run_log import RunLog, check_trackers, describe, open_log
+from twinstep.run_result import RunResult
 from twinstep.signals import StopRequest
 
 
 @processes.leave_together
 def main(argv: list[str]) -> int:
-    config = parse_train_config("python -m jax_impl.train", argv, "jax")
+    return train(parse_train_config("python -m jax_impl.train", argv, "jax")).exit_code
+
+
+def train(config: Config) -> RunResult:
+    """Train as `config` says, or go on where `config.output.resume` is set. Raises UserError for what cannot run."""
+    config = place_run(config, "jax")
     processes.initialize(config)
-    run, resumed = Path(processes.text_of_first(config.output.out_dir or "")), config.output.resume
+    run, resumed = Path(processes.text_of_first(str(config.output.out_dir))), config.output.resume
     rank, count = processes.shard()
     check_trackers(config)
     parallel.set_precision(config)
@@ -86,7 +92,7 @@ def main(argv: list[str]) -> int:
         if rank == 0:
             plot_loss([run], run / "loss.png")
             print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
-        return 0
+        return RunResult(run, start)
     log = open_log(run, config, data, start, parallel.peak_flops(config), is_main=rank == 0)
 
     def run_evaluation(step: int) -> bool:
@@ -168,7 +174,7 @@ def main(argv: list[str]) -> int:
             log.say(f"done: {run} holds config.json, metrics.jsonl, loss.png and checkpoints/")
         else:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
-    return stop.exit_code
+    return RunResult(run, step, stop.exit_code)
 
 
 def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[str, jax.Array]] | None) -> None:

@@ -35,6 +35,10 @@ HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Loads what is asked for, and with it both frameworks, only then: `python -m parity --help` needs neither."""
     if name not in HOMES:

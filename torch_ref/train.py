@@ -1,6 +1,6 @@
 """Train a model: `python -m torch_ref.train [gpt|linear|embedding|mlp] [flags]`.
 
-Read `main` from top to bottom: config, data, model, optimizers, and the loop around them.
+Read `train` from top to bottom: config, data, model, optimizers, and the loop around them.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.models.gpt import GPT
 from torch_ref.optimizer import newton_schulz_dtype, setup_optimizers
 from torch_ref.step import eval_step, train_step
-from twinstep.cli import parse_train_config
+from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
@@ -39,13 +39,19 @@ from twinstep.run_dir import (
     write_run,
 )
 from twinstep.run_log import RunLog, check_trackers, describe, open_log
+from twinstep.run_result import RunResult
 from twinstep.signals import StopRequest
 
 
 def main(argv: list[str]) -> int:
-    config = parse_train_config("python -m torch_ref.train", argv, "torch")
+    return train(parse_train_config("python -m torch_ref.train", argv, "torch")).exit_code
+
+
+def train(config: Config) -> RunResult:
+    """Train as `config` says, or go on where `config.output.resume` is set. Raises UserError for what cannot run."""
+    config = place_run(config, "torch")
     processes.initialize(config)
-    run, resumed = Path(processes.text_of_first(config.output.out_dir or "")), config.output.resume
+    run, resumed = Path(processes.text_of_first(str(config.output.out_dir))), config.output.resume
     rank, count = processes.shard()
     check_trackers(config)
     parallel.set_precision(config)
@@ -79,7 +85,7 @@ def main(argv: list[str]) -> int:
             print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
         del wrapped  # it would hold the process group past its end
         processes.close()
-        return 0
+        return RunResult(run, start)
     log = open_log(run, config, data, start, parallel.peak_flops(config), is_main=rank == 0)
 
     def place(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -152,7 +158,7 @@ def main(argv: list[str]) -> int:
             log.say(f"interrupted: saved step {step} in {run}; --resume --out-dir {run} continues")
     del wrapped  # it would hold the process group past its end
     processes.close()
-    return stop.exit_code
+    return RunResult(run, step, stop.exit_code)
 
 
 def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict[str, Any]) -> None:

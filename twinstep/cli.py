@@ -23,7 +23,7 @@ FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
 def parse_train_config(prog: str, argv: list[str], run_prefix: str) -> Config:
     """The configuration that a command line asks for.
 
-    argv: what follows the program's name. run_prefix: the trainer's name in default run directories.
+    argv: what follows the program's name. run_prefix: how the run directories begin that --resume looks for.
     With --resume the run's own configuration takes the place of the preset, and flags that contradict it raise
     UserError, as does every other bad flag. --help prints and exits 0.
     """
@@ -31,10 +31,17 @@ def parse_train_config(prog: str, argv: list[str], run_prefix: str) -> Config:
     default = DEFAULTS[model] if preset is None else PRESETS[preset]
     if "--resume" in rest and not {"--help", "-h"} & set(rest):
         return _parse_resumed(prog, model, preset, rest, run_prefix)
-    config = parse_flags(prog, default, rest)
-    if config.output.out_dir is None:
-        config = replace(config, output=replace(config.output, out_dir=str(_free_run(run_prefix, config))))
-    return config
+    return parse_flags(prog, default, rest)
+
+
+def place_run(config: Config, prefix: str) -> Config:
+    """The configuration with its run directory: the first free runs/PREFIX-MODEL-N where none is given."""
+    if config.output.out_dir is not None:
+        return config
+    number = 1
+    while (run := Path("runs") / f"{prefix}-{config.model_name}-{number}").exists():
+        number += 1
+    return replace(config, output=replace(config.output, out_dir=str(run)))
 
 
 def parse_flags(prog: str, default: Options, argv: list[str]) -> Options:
@@ -134,13 +141,6 @@ def read_run_config(run: Path) -> Config:
         raise UserError(f"no run in {run}: it has no config.json; check --out-dir") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _free_run(prefix: str, config: Config) -> Path:
-    number = 1
-    while (run := Path("runs") / f"{prefix}-{config.model_name}-{number}").exists():
-        number += 1
-    return run
 
 
 def _newest_run(prefix: str, model: str) -> Path:

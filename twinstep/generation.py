@@ -136,6 +136,19 @@ class TextStream:
         return text[: len(text) - keep]
 
 
+def collect_text(options: GenerateOptions, tokenizer: Tokenizer, tokens: Iterator[np.ndarray]) -> list[str]:
+    """The prompt and its continuation, one for each sample; tokens as in `write_text`."""
+    streams = [TextStream(tokenizer, options.stop) for _ in range(options.samples)]
+    texts = [options.prompt] * options.samples
+    for tokens_B in tokens:
+        texts = [
+            text + stream.push(token) for text, stream, token in zip(texts, streams, tokens_B.tolist(), strict=True)
+        ]
+        if all(stream.stopped for stream in streams):
+            break
+    return [text + stream.close() for text, stream in zip(texts, streams, strict=True)]
+
+
 def write_text(options: GenerateOptions, tokenizer: Tokenizer, tokens: Iterator[np.ndarray]) -> None:
     """Prompt and continuation on standard output, the first sample's as it is made, the others' after it.
 

@@ -1,17 +1,23 @@
 """Ctrl-C and SIGTERM as a request: finish the step, save, then leave."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """As a context manager, notes the first SIGINT or SIGTERM instead of dying; a second SIGINT interrupts."""
+    """As a context manager, notes the first SIGINT or SIGTERM instead of dying; a second SIGINT interrupts.
+
+    In a thread other than the main one, where Python lets no handler be set, it notes nothing.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def __enter__(self) -> "StopRequest":
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        here = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if here else ()
+        self.before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(

@@ -171,20 +171,20 @@ def within(a: float, b: float) -> str:
 OPTIONS = {
     "ddp_backend": "torch_ref/parallel.py wrap",
     "fsdp": "jax_impl/parallel.py fsdp_steps",
-    "per_device_train_batch_size": 'torch_ref/train.py main > "batches = train_batches"',
+    "per_device_train_batch_size": 'torch_ref/train.py train > "batches = train_batches"',
     "gradient_accumulation_steps": 'torch_ref/step.py summed_gradients > "for number"',
     "average_tokens_across_devices": 'torch_ref/step.py train_step > "dist.all_reduce(targets)"',
     "max_grad_norm": 'torch_ref/step.py train_step > "grad_norm = clip"',
-    "optim": 'torch_ref/train.py main > "optimizers = setup"',
+    "optim": 'torch_ref/train.py train > "optimizers = setup"',
     "lr_scheduler_type": 'torch_ref/step.py train_step > "learning_rate = set_schedule"',
     "bf16": 'torch_ref/models/__init__.py make_model > "dtype, param_dtype"',
     "gradient_checkpointing": 'torch_ref/models/gpt.py GPT.hidden > "x_BTD = checkpoint"',
-    "eval_strategy": 'torch_ref/train.py main > "evaluating = "',
-    "metric_for_best_model": 'torch_ref/train.py main > "improved = "',
+    "eval_strategy": 'torch_ref/train.py train > "evaluating = "',
+    "metric_for_best_model": 'torch_ref/train.py train > "improved = "',
     "logging_steps": 'torch_ref/train.py record > "if step %"',
-    "save_steps": 'torch_ref/train.py main > "saving = "',
-    "save_total_limit": 'torch_ref/train.py main.run_save > "remove_old"',
-    "seed": 'torch_ref/train.py main > "torch.manual_seed"',
+    "save_steps": 'torch_ref/train.py train > "saving = "',
+    "save_total_limit": 'torch_ref/train.py train.run_save > "remove_old"',
+    "seed": 'torch_ref/train.py train > "torch.manual_seed"',
 }
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from twinstep.cli import parse_flags, parse_train_config
+from twinstep.cli import parse_flags, parse_train_config, place_run
 from twinstep.config import DeviceConfig, TrainConfig, to_dict
 from twinstep.errors import UserError
 from twinstep.presets import DEFAULTS, PRESETS
@@ -42,12 +42,13 @@ def test_a_preset_is_the_start_and_flags_change_it():
 
 
 def test_the_first_free_name_is_taken(place):
-    assert parse().output.out_dir == "runs/jax-gpt-1"
+    assert place_run(parse(), "jax").output.out_dir == "runs/jax-gpt-1"
     for number in (1, 2, 4):
         (place / "runs" / f"jax-gpt-{number}").mkdir(parents=True)
-    assert parse().output.out_dir == "runs/jax-gpt-3"
-    assert parse("linear").output.out_dir == "runs/jax-linear-1"
-    assert parse_train_config("train", [], "torch").output.out_dir == "runs/torch-gpt-1"
+    assert place_run(parse(), "jax").output.out_dir == "runs/jax-gpt-3"
+    assert place_run(parse("linear"), "jax").output.out_dir == "runs/jax-linear-1"
+    assert place_run(parse(), "torch").output.out_dir == "runs/torch-gpt-1"
+    assert place_run(parse("--out-dir", "mine"), "jax").output.out_dir == "mine"
 
 
 def test_resume_takes_the_runs_own_config(place):
