@@ -12,7 +12,7 @@ from torch_ref.models import make_model, weight_shapes
 from torch_ref.optimizer import label_parameters, optimizer_groups
 from twinstep.config import Config, CorpusConfig, DeviceConfig, OutputConfig
 from twinstep.errors import UserError
-from twinstep.progress import PLACES, Facts
+from twinstep.progress import Facts
 
 # The state that each algorithm keeps for a parameter, under torch's names; all of the parameter's shape.
 STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",), "sgd": ()}
@@ -42,7 +42,7 @@ def without_places(config: Config) -> Config:
     """A configuration as it leaves this machine: what was computed, but not from which folders and where to."""
     data = config.data
     if isinstance(data, CorpusConfig):
-        data = replace(data, **dict.fromkeys(PLACES))
+        data = replace(data, data=None, cache_dir=None)
     return replace(config, data=data, devices=DeviceConfig(), output=OutputConfig())
 
 
