@@ -28,10 +28,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tokenizer(folder: Path) -> str | None:
     """The text of a folder's tokenizer.json, None if it has none. Raises UserError if it is not one of ours."""
     path = folder / TOKENIZER
-    if not path.exists():
-        return None
-    load_tokenizer(path)
-    return path.read_text(encoding="utf-8")
+    return load_tokenizer(path).text if path.exists() else None
 
 
 def byte_tokenizer(text: str) -> ByteTokenizer | None:
