@@ -15,7 +15,15 @@ The smallest use: a torch Linear, whose weight is (out, in), beside a function w
     print(result.sentence)  # the first stage and tensor that differ, or that all agree
 """
 
+import runpy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# By its path: by its name a user's own twinstep.py would come first, and that is what it looks for.
+_shadows = runpy.run_path(str(Path(__file__).parents[1] / "twinstep" / "shadows.py"))
+_shadows["check_not_shadowed"](__file__, ("twinstep", "jax_impl", "torch_ref"))
+
+from twinstep.extras import needs  # noqa: E402
 
 if TYPE_CHECKING:
     from parity.adapters import linen_function, nnx_function
@@ -41,6 +49,7 @@ def __getattr__(name: str) -> Any:
     """Loads what is asked for, and with it both frameworks, only then: `python -m parity --help` needs neither."""
     if name not in HOMES:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
+    needs("torch", "parity")
     import importlib
 
     return getattr(importlib.import_module(f"parity.{HOMES[name]}"), name)

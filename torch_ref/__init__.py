@@ -13,7 +13,17 @@ From a script or a notebook:
 """
 
 import importlib
+import runpy
+from pathlib import Path
 from types import ModuleType
+
+# By its path: by its name a user's own twinstep.py would come first, and that is what it looks for.
+_shadows = runpy.run_path(str(Path(__file__).parents[1] / "twinstep" / "shadows.py"))
+_shadows["check_not_shadowed"](__file__, ("twinstep",))
+
+from twinstep.extras import needs  # noqa: E402
+
+needs("torch", "torch_ref")
 
 __all__ = [
     "checkpoint",

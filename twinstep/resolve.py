@@ -11,16 +11,23 @@ from twinstep.flops import flops_per_token, parameter_count
 def fill_in(config: Config, data: Data) -> Config:
     """The configuration with every size and the number of steps set; what a run records.
 
-    Raises UserError if the horizon is shorter than one step.
+    Raises UserError if the horizon is shorter than one step, or than the steps to profile.
     """
     model = config.model
     if isinstance(model, GPTConfig | EmbeddingConfig):
         assert data.tokenizer is not None
-        model = replace(model, vocab_size=model.vocab_size or data.tokenizer.vocab_size)
+        size = data.tokenizer.vocab_size
+        model = replace(model, vocab_size=model.vocab_size or size)
+        if isinstance(config.data, CorpusConfig) and config.data.tokenizer_file is not None:
+            # The run keeps a copy of the file, as it keeps a BPE that it trains: it no longer needs the path.
+            config = replace(config, data=replace(config.data, tokenizer="bpe", bpe_vocab_size=size))
     else:
         model = replace(model, features=data.features, classes=data.classes)
     config = replace(config, model=model)
-    return replace(config, train=replace(config.train, steps=horizon(config)))
+    steps = horizon(config)
+    if config.output.profile_steps.stop > steps + 1:
+        raise UserError(f"--profile is {config.output.profile}, but the run has {steps} steps; profile earlier ones")
+    return replace(config, train=replace(config.train, steps=steps))
 
 
 def horizon(config: Config) -> int:

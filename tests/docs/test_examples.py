@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 
@@ -37,3 +39,16 @@ def test_many_steps_in_one_dispatch_are_those_of_the_training_command(tmp_path: 
     np.testing.assert_allclose(losses, [line["loss"] for line in lines if "loss" in line], rtol=1e-5)
     assert accuracy == lines[-1]["val_accuracy"]
     assert accuracy >= 0.96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ["jax_impl", "torch_ref"])
+def test_the_notebook_runs_from_top_to_bottom_in_either_framework(room, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1]))
+    cells = (HERE.parents[1] / "examples" / "train_in_a_notebook.ipynb").read_text(encoding="utf-8")
+    notebook = nbformat.reads(cells.replace("jax_impl", room), as_version=4)
+    nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
+    assert printed.count("at step 60, in runs/") == 2
+    assert printed.count("def ") >= 2
+    assert (tmp_path / "runs" / f"{room.partition('_')[0]}-gpt-2" / "loss.png").exists()

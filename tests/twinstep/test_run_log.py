@@ -27,15 +27,17 @@ def test_a_step_is_recorded_with_its_speed_and_share_of_the_peak(tmp_path, monke
     clock = iter([100.0, 102.0, 110.0, 110.5])
     monkeypatch.setattr("twinstep.run_log.time.perf_counter", lambda: next(clock))
     with open_log(tmp_path) as log:
-        log.train(4, 2.5, 0.02, 0.5)  # four steps in two seconds
+        log.train(4, 2.5, 0.02, 0.5, {"leaf_norms": [3.0], "update_norm/matrix": 0.25})  # four steps in two seconds
         log.skip_time()
-        log.train(5, 2.0, 0.01, 0.4)  # one in half a second, without the eight of the evaluation between
+        # One in half a second, without the eight of the evaluation between.
+        log.train(5, 2.0, 0.01, 0.4, {"update_norm/matrix": float("inf")})
     assert read_metrics(tmp_path) == [
         {
             "step": 4,
             "loss": 2.5,
             "learning_rate": 0.02,
             "grad_norm": 0.5,
+            "update_norm/matrix": 0.25,
             "examples_per_second": 256.0,
             "mfu": pytest.approx(2 * 1e6 / 1e9),
         },
@@ -52,7 +54,7 @@ def test_a_step_is_recorded_with_its_speed_and_share_of_the_peak(tmp_path, monke
 
 def test_no_share_is_claimed_of_an_unknown_peak(tmp_path):
     with open_log(tmp_path, peak_flops=None, unit="tokens") as log:
-        log.train(1, 2.5, 0.02, 0.5)
+        log.train(1, 2.5, 0.02, 0.5, {})
     assert set(read_metrics(tmp_path)[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
 
 
@@ -66,7 +68,7 @@ def test_an_evaluation_is_recorded_and_said(tmp_path, capsys):
 def test_only_the_main_process_writes_and_speaks(tmp_path, capsys):
     config = replace(CONFIG, output=replace(CONFIG.output, tensorboard=True))
     with open_log(tmp_path, config, is_main=False) as log:
-        log.train(1, 2.5, 0.02, 0.5)
+        log.train(1, 2.5, 0.02, 0.5, {})
         log.evaluation(1, {"val_loss": 1.0})
         log.say("hello")
     assert capsys.readouterr().out == ""
@@ -125,19 +127,42 @@ log = RunLog(Path("."), DEFAULTS["gpt"], start=0, units_per_step=4096, unit="tok
              peak_flops=1e11)
 with log:
     log.say("a line above")
-    log.train(250, 2.3456, 0.02, 0.5)
+    log.train(250, 2.3456, 0.02, 0.5, {})
 """
 
 
-def seen_on_a_terminal(columns: int, place: Path) -> list[str]:
-    """The lines that a terminal of so many columns is sent, without its control sequences."""
+# The same, ended by Ctrl-C.
+INTERRUPTED = (
+    BAR.replace("import time", "import time\nfrom twinstep.signals import StopRequest")
+    + """
+    with StopRequest() as stop:
+        started = time.monotonic()
+        while stop.signal is None and time.monotonic() < started + 60:
+            time.sleep(0.01)
+    log.train(260, 2.3456, 0.02, 0.5)
+    log.say("interrupted")
+"""
+)
+
+
+def sent_to_a_terminal(program: str, columns: int, place: Path, type_at: str = "") -> str:
+    """What a terminal of so many columns is sent; Ctrl-C is typed once `type_at` is seen."""
     import fcntl
     import termios
 
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": str(columns)}
-    process = subprocess.Popen([sys.executable, "-c", BAR], cwd=place, env=environment, stdout=side, stderr=side)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=place,
+        env=environment,
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # whose Ctrl-C is a signal to the process
+    )
     os.close(side)
     sent = b""
     while True:
@@ -148,10 +173,55 @@ def seen_on_a_terminal(columns: int, place: Path) -> list[str]:
         if not chunk:
             break
         sent += chunk
+        if type_at and type_at in without_controls(sent.decode(errors="replace")):
+            os.write(main, b"\x03")
+            type_at = ""
     os.close(main)
     assert process.wait() == 0, sent
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent.decode())
+    return sent.decode()
+
+
+def without_controls(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def seen_on_a_terminal(columns: int, place: Path) -> list[str]:
+    """The lines that a terminal of so many columns is sent, without its control sequences."""
+    text = without_controls(sent_to_a_terminal(BAR, columns, place))
     return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def left_on_the_screen(sent: str, columns: int) -> list[str]:
+    """The lines of a terminal in the end: it wraps at its edge, and knows what rich asks of it."""
+    lines, row, column = [""], 0, 0
+    for code, character in re.findall(r"\x1b\[([0-9;?]*[A-Za-z])|(.)", sent, re.DOTALL):
+        if code == "2K":
+            lines[row] = ""
+        elif code == "1A":
+            row -= 1
+        elif code:
+            assert code[-1] in "mhl", code  # colours, the cursor shown or hidden
+        elif character == "\r":
+            column = 0
+        else:
+            if character == "\n" or column == columns:
+                row, column = row + 1, 0 if character != "\n" else column
+                lines += [""] * (row == len(lines))
+            if character != "\n":
+                lines[row] = lines[row].ljust(column)[:column] + character + lines[row][column + 1 :]
+                column += 1
+    return lines
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_after_ctrl_c_one_bar_is_left(columns, tmp_path):
+    sent = sent_to_a_terminal(INTERRUPTED, columns, tmp_path, type_at="loss 2.3456")
+    assert "^C" in sent
+    screen = left_on_the_screen(sent, columns)
+    bars = [line for line in screen if line.startswith("gpt ")]
+    assert len(bars) == 1, screen
+    assert "260/700" in bars[0]
+    assert "interrupted" in screen
 
 
 def test_the_bar_shows_loss_speed_share_of_the_peak_and_time_left_on_one_line(tmp_path):
@@ -194,12 +264,13 @@ def read_events(folder: Path) -> list[tuple[int, str, float]]:
 def test_tensorboard_gets_every_number_and_a_resume_takes_back_what_it_repeats(tmp_path):
     config = replace(CONFIG, output=replace(CONFIG.output, tensorboard=True))
     with open_log(tmp_path, config) as log:
-        log.train(1, 2.5, 0.25, 0.5)
+        log.train(1, 2.5, 0.25, 0.5, {"update_norm/matrix": 0.125})
         log.evaluation(1, {"val_loss": 1.5})
     found = read_events(tmp_path / "tensorboard")
-    assert {(1, "loss", 2.5), (1, "learning_rate", 0.25), (1, "grad_norm", 0.5), (1, "val_loss", 1.5)} <= set(found)
+    expected = {"loss": 2.5, "learning_rate": 0.25, "grad_norm": 0.5, "update_norm/matrix": 0.125, "val_loss": 1.5}
+    assert {(1, name, value) for name, value in expected.items()} <= set(found)
     with open_log(tmp_path, config, start=1) as log:
-        log.train(2, 2.0, 0.25, 0.5)
+        log.train(2, 2.0, 0.25, 0.5, {})
     after = read_events(tmp_path / "tensorboard")[len(found) :]
     assert (2, "session", 1) in after, "nothing says that events from step 2 on are void"
     assert (2, "loss", 2.0) in after
@@ -232,6 +303,6 @@ def test_a_tracker_that_cannot_be_opened_ends_in_one_line(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="cannot open the tracker"):
         open_trackers(tmp_path, config, 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--tensorboard needs a package that is missing"):
+    with pytest.raises(UserError, match="No module named 'tensorboardX', which --tensorboard needs"):
         check_trackers(config)
     check_trackers(CONFIG)

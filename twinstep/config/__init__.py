@@ -5,7 +5,7 @@ field is its help text and states its unit. `BOUNDS` of each class holds the ran
 """
 
 from twinstep.config.as_dict import from_dict, to_dict
-from twinstep.config.bounds import COUNT, NATURAL, Bound, check_bounds, check_shards, flag
+from twinstep.config.bounds import COUNT, NATURAL, Bound, check_bounds, check_shards, check_text, flag
 from twinstep.config.data import CorpusConfig, DataConfig, TabularConfig
 from twinstep.config.models import MODELS, Dtype, EmbeddingConfig, GPTConfig, LinearConfig, MLPConfig, ModelConfig
 from twinstep.config.optimizer import OptimizerConfig
@@ -32,6 +32,7 @@ __all__ = [
     "TrainConfig",
     "check_bounds",
     "check_shards",
+    "check_text",
     "flag",
     "from_dict",
     "to_dict",

@@ -17,12 +17,17 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 MAY_BE_OLDER = ("devices", "output")  # these change no number: a run made before a field was there takes its default
+# Fields of the other parts that came later, each with the value that means what runs did before.
+ADDED: dict[str, dict[str, Any]] = {
+    "data": {"text_key": "text", "special_tokens": "none", "chat": False},
+    "train": {"init_from": None},
+}
 
 
 def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`. Raises UserError for a missing, unknown or out-of-range field.
 
-    A field that is missing in the parts MAY_BE_OLDER has its default.
+    A field that is missing in the parts MAY_BE_OLDER, or is among ADDED, has its default.
     """
     values = dict(values)
     name = values.pop("model_name", None)
@@ -41,8 +46,9 @@ def from_dict(values: dict[str, Any]) -> Config:
     parts = {}
     for part, kind in kinds.items():
         names = {f.name for f in dataclasses.fields(kind)}
-        if part in MAY_BE_OLDER and isinstance(values[part], dict):
-            values[part] = {**dataclasses.asdict(kind()), **values[part]}
+        later = dataclasses.asdict(kind()) if part in MAY_BE_OLDER else ADDED.get(part, {})
+        if isinstance(values[part], dict):
+            values[part] = {name: value for name, value in later.items() if name in names} | values[part]
         if not isinstance(values[part], dict) or set(values[part]) != names:
             wrong = sorted(set(values[part]) ^ names) if isinstance(values[part], dict) else values[part]
             raise UserError(f"config part {part!r} has missing or unknown fields: {wrong}")

@@ -46,6 +46,14 @@ def check_bounds(config: Any) -> None:
             raise UserError(f"{flag(name)} is {value}; it must be {bound}")
 
 
+def check_text(name: str, text: str) -> None:
+    """Raises UserError if text from the command line is not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{flag(name)} is not UTF-8 text; check the terminal's encoding") from None
+
+
 def check_shards(batch_size: int, accumulation: int, shards: int, unit: str = "devices") -> None:
     """Raises UserError unless every device (or process) gets the same number of examples of a micro-step."""
     micro_batch = batch_size // accumulation

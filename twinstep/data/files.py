@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twinstep.errors import UserError
 
-SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
+SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".jsonl.gz", ".parquet")
 KINDS = " ".join(SUFFIXES)
 
 # Left out of the default corpus: installed packages, and what is not written to be read as a library.
@@ -73,6 +73,12 @@ def find_corpus(data: str | None) -> CorpusFiles:
     return CorpusFiles(source, tuple(paths), sizes, digest.hexdigest())
 
 
+def kind_of(path: Path) -> str:
+    """The end of a file's name that says how it is read: ".txt", ".jsonl.gz"."""
+    ends = [suffix.lower() for suffix in path.suffixes]
+    return "".join(ends[-2:] if ends[-1:] == [".gz"] else ends[-1:])
+
+
 def _is_text_file(data: str) -> bool:
     """True for a file of a known kind, False for a folder; UserError for all else."""
     path = Path(data)
@@ -85,7 +91,7 @@ def _is_text_file(data: str) -> bool:
             raise UserError(f"--data {data} is neither a file nor a folder; pass one of them")
     except OSError as error:
         raise UserError(f"cannot read --data {data}: {error.strerror}; pass another path") from error
-    if path.suffix.lower() not in SUFFIXES:
+    if kind_of(path) not in SUFFIXES:
         raise UserError(f"--data {data} is of an unknown kind; known are {KINDS}")
     return True
 
@@ -98,7 +104,7 @@ def _walk(root: Path, skip: set[str], suffixes: tuple[str, ...]) -> Iterator[Pat
         folders[:] = [name for name in folders if name not in skip and not name.startswith(".")]
         for name in names:
             path = Path(folder, name)
-            if path.suffix.lower() in suffixes and not name.startswith(".") and path.is_file():
+            if kind_of(path) in suffixes and not name.startswith(".") and path.is_file():
                 yield path
 
 

@@ -23,31 +23,31 @@ class SplitChunk(NamedTuple):
     validation: bool
 
 
-def read_split(paths: tuple[Path, ...]) -> Iterator[SplitChunk]:
+def read_split(paths: tuple[Path, ...], text_key: str) -> Iterator[SplitChunk]:
     """All documents in order, in chunks, each labelled as training or validation text."""
     if len(paths) >= EVERY:
         for index, path in enumerate(paths):
-            for chunk in read_documents(path):
+            for chunk in read_documents(path, text_key):
                 yield SplitChunk(*chunk, index % EVERY == EVERY - 1)
-    elif sum(count_documents(path, EVERY) for path in paths) >= EVERY:
+    elif sum(count_documents(path, text_key, EVERY) for path in paths) >= EVERY:
         index = -1
         for path in paths:
-            for chunk in read_documents(path):
+            for chunk in read_documents(path, text_key):
                 index += chunk.first
                 yield SplitChunk(*chunk, index % EVERY == EVERY - 1)
     else:
-        yield from _split_tails(paths)
+        yield from _split_tails(paths, text_key)
 
 
-def _split_tails(paths: tuple[Path, ...]) -> Iterator[SplitChunk]:
+def _split_tails(paths: tuple[Path, ...], text_key: str) -> Iterator[SplitChunk]:
     lengths: list[int] = []  # UTF-8 bytes of each document: where its last twentieth begins
-    for chunk in _all_chunks(paths):
+    for chunk in _all_chunks(paths, text_key):
         if chunk.first:
             lengths.append(0)
         lengths[-1] += len(chunk.text.encode())
 
     document, position = -1, 0
-    for chunk in _all_chunks(paths):
+    for chunk in _all_chunks(paths, text_key):
         if chunk.first:
             document, position = document + 1, 0
         cut = lengths[document] * (EVERY - 1) // EVERY
@@ -64,6 +64,6 @@ def _split_tails(paths: tuple[Path, ...]) -> Iterator[SplitChunk]:
         yield SplitChunk(raw[at:].decode(), True, True)
 
 
-def _all_chunks(paths: tuple[Path, ...]) -> Iterator[Chunk]:
+def _all_chunks(paths: tuple[Path, ...], text_key: str) -> Iterator[Chunk]:
     for path in paths:
-        yield from read_documents(path)
+        yield from read_documents(path, text_key)
