@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
@@ -70,7 +70,13 @@ def our_tests(calls: Calls, figures: Figures, paths: Sequence[str] = TESTS) -> N
     figures |= {"paths": paths, **run_tests(calls, chosen, WORKERS, limit=3600)}
 
 
-STEPS = {"versions": versions, "train": train, "generate": generate, "parity_check": parity_check, "tests": our_tests}
+STEPS: dict[str, Callable[[Calls, Figures], None]] = {
+    "versions": versions,
+    "train": train,
+    "generate": generate,
+    "parity_check": parity_check,
+    "tests": our_tests,
+}
 
 
 def at_once(calls: Calls, commands: Iterable[str], ok: tuple[int, ...] = (0,)) -> list[Called]:
@@ -102,10 +108,9 @@ def main(argv: list[str] | None = None) -> int:
         # Python shows each warning once, and the row has them all.
         shown = {**environment(args.platform, folder), "PYTHONWARNINGS": "default"}
         calls = Calls(args.platform, Path(folder), log, deadline, shown)
-        for name in ("versions", *args.only) if args.only else STEPS:
-            row[name] = step_of_row(
-                calls, name, partial(our_tests, paths=args.tests) if name == "tests" else STEPS[name]
-            )
+        steps = {**STEPS, "tests": partial(our_tests, paths=args.tests)}
+        for name in ("versions", *args.only) if args.only else steps:
+            row[name] = step_of_row(calls, name, steps[name])
             row["warnings"] = sorted({*row.get("warnings", ()), *WARNING.findall(log.read_text(encoding="utf-8"))})
             if any(row["versions"].get(key) != value for key, value in before.items() if key != "seconds"):
                 raise UserError(f"{args.out} is of other versions; leave --only out")

@@ -1,8 +1,8 @@
 """The frameworks that are installed here, and which tests need torch: without it they are not collected.
 
 A test file needs torch if it is of a room that does, or if it, or a module of ours that it imports, imports torch or
-such a room; a case needs it if a parameter of the test is "torch". Nothing else is left out: what needs torch in another
-way fails.
+such a room. A case needs it if a parameter of the test is "torch". Nothing else is left out: a test that needs torch
+in another way fails.
 """
 
 import ast
