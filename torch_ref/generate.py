@@ -3,7 +3,8 @@
 Shapes: B sequences, T time, S size of the cache, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,15 +18,17 @@ from torch_ref.processes import device
 from torch_ref.sampling import sample
 from twinstep.cli import parse_flags, read_run_config
 from twinstep.config import Config
+from twinstep.conversation import converse
 from twinstep.data import Tokenizer
 from twinstep.errors import run_command
 from twinstep.generation import (
     NO_TOKEN,
     GenerateOptions,
     TextStream,
+    begin,
     collect_text,
-    encode_prompt,
     tokenizer_of,
+    trains_on_dialogues,
     uniform_numbers,
     write_text,
 )
@@ -81,20 +84,31 @@ def generate(
 def sample_text(
     model: GPT, config: Config, tokenizer: Tokenizer, prompt: str, max_tokens: int, temperature: float, seed: int
 ) -> str:
-    """The prompt and its continuation, up to the end of the document or `max_tokens` more tokens."""
-    ids = encode_prompt(tokenizer, prompt)
+    """The prompt and its continuation or, in a run on dialogues, the reply to it; at most `max_tokens` more tokens."""
+    ids, end = begin(tokenizer, prompt, chat := trains_on_dialogues(config))
     stream = TextStream(tokenizer)
-    tokens = generate(model, config, [ids], max_tokens, temperature=temperature, seed=seed, stop_token=tokenizer.bos)
-    return prompt + "".join([stream.push(int(tokens_B[0])) for tokens_B in tokens]) + stream.close()
+    tokens = generate(model, config, [ids], max_tokens, temperature=temperature, seed=seed, stop_token=end)
+    text = "".join([stream.push(int(tokens_B[0])) for tokens_B in tokens]) + stream.close()
+    return prompt + ("\n" if chat else "") + text
 
 
 def generate_text(options: GenerateOptions) -> list[str]:
-    """The prompt and its continuation, `options.samples` times. Raises UserError for what cannot be continued."""
+    """The prompt and its continuation, `options.samples` times. Raises UserError for what cannot be continued.
+
+    With `options.chat` the reply to the prompt.
+    """
     return collect_text(options, *tokens_from_run(options))
 
 
 def tokens_from_run(options: GenerateOptions) -> tuple[Tokenizer, Iterator[np.ndarray]]:
     """A run's tokenizer, and its model's tokens (samples,) one position after another."""
+    _, tokenizer, extend = open_run(options)
+    ids, end = begin(tokenizer, options.prompt, options.chat)
+    return tokenizer, extend([ids] * options.samples, options.max_tokens, seed=options.seed, stop_token=end)
+
+
+def open_run(options: GenerateOptions) -> tuple[Config, Tokenizer, Callable[..., Iterator[np.ndarray]]]:
+    """A run's configuration, its tokenizer, and `generate` of its model, which takes what follows the configuration."""
     config = read_run_config(options.run_dir)
     set_precision(config)
     config, weights = load_params(options.run_dir, options.step)
@@ -103,23 +117,16 @@ def tokens_from_run(options: GenerateOptions) -> tuple[Tokenizer, Iterator[np.nd
     assert isinstance(model, GPT)
     load_weights(model, weights)
     model.to(device())
-    tokens = generate(
-        model,
-        config,
-        [encode_prompt(tokenizer, options.prompt)] * options.samples,
-        options.max_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-        stop_token=tokenizer.bos,
-    )
-    return tokenizer, tokens
+    extend = partial(generate, model, config, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+    return config, tokenizer, extend
 
 
 def main(argv: list[str]) -> int:
     options = parse_flags("python -m torch_ref.generate", GenerateOptions(), argv)
-    write_text(options, *tokens_from_run(options))
+    if options.chat:
+        converse(options, *open_run(options))
+    else:
+        write_text(options, *tokens_from_run(options))
     return 0
 
 

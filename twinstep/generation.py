@@ -14,6 +14,8 @@ import numpy as np
 
 from twinstep.config import COUNT, NATURAL, Bound, Config, CorpusConfig, GPTConfig, check_bounds, check_text
 from twinstep.data import ByteTokenizer, Tokenizer, load_tokenizer
+from twinstep.data.chat import ASSISTANT_END, ASSISTANT_START, Span, check_tokenizer, encode_spans, user_turn
+from twinstep.data.tokenizer import BOS
 from twinstep.errors import UserError
 
 NO_TOKEN = -1  # in place of a token, for a sequence that has stopped or whose prompt is still being read
@@ -43,6 +45,8 @@ class GenerateOptions:
     """Continuations to make at once, printed one after another."""
     step: int | None = None
     """Checkpoint to load; the newest when left out."""
+    chat: bool = False
+    """Talk with a model that was trained on dialogues: it answers --prompt and each line of standard input."""
 
     BOUNDS: ClassVar[dict[str, Bound]] = {
         "max_tokens": Bound(1, 2**20),
@@ -60,6 +64,8 @@ class GenerateOptions:
             check_text(name, getattr(self, name) or "")
         if self.stop == "":
             raise UserError("--stop is empty; leave it out to stop at the end of the document only")
+        if self.chat and self.samples > 1:
+            raise UserError(f"--samples is {self.samples}; a conversation with --chat has one reply, leave it out")
 
     @property
     def run_dir(self) -> Path:
@@ -74,7 +80,10 @@ def tokenizer_of(config: Config, run: Path) -> Tokenizer:
     if not isinstance(config.model, GPTConfig) or not isinstance(config.data, CorpusConfig):
         raise UserError(f"{run} holds a run of {config.model_name}, which makes no text; pass a run of gpt")
     tokenizer: Tokenizer
-    tokenizer = ByteTokenizer() if config.data.tokenizer == "bytes" else load_tokenizer(run / "tokenizer.json")
+    if config.data.tokenizer == "bytes":
+        tokenizer = ByteTokenizer(config.data.special_tokens)
+    else:
+        tokenizer = load_tokenizer(run / "tokenizer.json")
     if config.model.vocab_size is None or config.model.vocab_size < tokenizer.vocab_size:
         raise UserError(
             f"{run} has a tokenizer of {tokenizer.vocab_size} tokens and a model of {config.model.vocab_size}; "
@@ -83,9 +92,28 @@ def tokenizer_of(config: Config, run: Path) -> Tokenizer:
     return tokenizer
 
 
+def trains_on_dialogues(config: Config) -> bool:
+    """Whether a run learns what an assistant says."""
+    return isinstance(config.data, CorpusConfig) and config.data.chat
+
+
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     """(T,) int32: the BOS token, then the prompt."""
     return np.concatenate([np.array([tokenizer.bos], np.int32), tokenizer.encode(prompt)])
+
+
+def begin(tokenizer: Tokenizer, prompt: str, chat: bool) -> tuple[np.ndarray, int]:
+    """The ids (T,) that are continued, and the token before which the continuation ends.
+
+    chat: the prompt is what a user says, and the assistant replies; otherwise a document begins with it. Raises
+    UserError if the tokenizer has no special tokens of dialogues.
+    """
+    if not chat:
+        return encode_prompt(tokenizer, prompt), tokenizer.bos
+    check_tokenizer(tokenizer, "the model", "take one that was trained with --special-tokens chat")
+    spans = [Span(BOS, special=True), *user_turn(prompt), Span(ASSISTANT_START, special=True)]
+    ((ids, _),) = encode_spans([spans], tokenizer)
+    return ids, tokenizer.special[ASSISTANT_END]
 
 
 def uniform_numbers(seed: int, samples: int, tokens: int) -> np.ndarray:
@@ -134,9 +162,9 @@ class TextStream:
 
 
 def collect_text(options: GenerateOptions, tokenizer: Tokenizer, tokens: Iterator[np.ndarray]) -> list[str]:
-    """The prompt and its continuation, one for each sample; tokens as in `write_text`."""
+    """The prompt and its continuation, or with `chat` the reply to it, for each sample; tokens as in `write_text`."""
     streams = [TextStream(tokenizer, options.stop) for _ in range(options.samples)]
-    texts = [options.prompt] * options.samples
+    texts = ["" if options.chat else options.prompt] * options.samples
     for tokens_B in tokens:
         texts = [
             text + stream.push(token) for text, stream, token in zip(texts, streams, tokens_B.tolist(), strict=True)
@@ -154,23 +182,24 @@ def write_text(options: GenerateOptions, tokenizer: Tokenizer, tokens: Iterator[
     """
     streams = [TextStream(tokenizer, options.stop) for _ in range(options.samples)]
     texts = [""] * options.samples
-    _write(options.prompt)
+    write(options.prompt)
     for tokens_B in tokens:
         for number, token in enumerate(tokens_B.tolist()):
             text = streams[number].push(token)
             if number == 0:
-                _write(text)
+                write(text)
             else:
                 texts[number] += text
         if all(stream.stopped for stream in streams):
             break
-    _write(streams[0].close())
+    write(streams[0].close())
     for number in range(1, options.samples):
-        _write("\n" + options.prompt + texts[number] + streams[number].close())
+        write("\n" + options.prompt + texts[number] + streams[number].close())
     if sys.stdout.isatty():
-        _write("\n")
+        write("\n")
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
+    """Text on standard output, at once."""
     sys.stdout.buffer.write(text.encode())  # UTF-8, whatever the locale
     sys.stdout.buffer.flush()

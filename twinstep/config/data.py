@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 from twinstep.config.bounds import BELOW_ONE, COUNT, Bound, check_bounds, check_text
 from twinstep.errors import UserError
 
+LEAST_CHAT_VOCABULARY = 265  # 256 bytes, the BOS token and the eight special tokens of dialogues
+
 
 @dataclass(frozen=True)
 class CorpusConfig:
@@ -21,7 +23,11 @@ class CorpusConfig:
     tokenizer: str = "bytes"
     """bytes: one token per byte; bpe: BPE of bytes, trained on the training files; or a tokenizer.json with <|bos|>."""
     bpe_vocab_size: int = 4096
-    """Tokens that bpe is trained to, the 256 bytes and the BOS token included."""
+    """Tokens that bpe is trained to, the 256 bytes and the special tokens included."""
+    special_tokens: Literal["none", "chat"] = "none"
+    """chat: bytes, or a BPE that is trained, get the eight special tokens of dialogues too; none: no more than BOS."""
+    chat: bool = False
+    """Dialogues: --data is .jsonl whose lines hold "messages"; the loss is on the assistant's tokens only."""
     masked_targets: float = 0.0
     """Share of targets set to -1 (ignored), drawn by seed and batch number; for parity and tests."""
     cache_dir: str | None = None
@@ -40,6 +46,13 @@ class CorpusConfig:
             raise UserError("--text-key is empty; pass the key or column that holds the text")
         if self.tokenizer not in ("bytes", "bpe") and Path(self.tokenizer).suffix != ".json":
             raise UserError(f"--tokenizer is {self.tokenizer!r}; choose bytes, bpe or the path of a tokenizer.json")
+        if self.tokenizer == "bpe" and self.special_tokens == "chat" and self.bpe_vocab_size < LEAST_CHAT_VOCABULARY:
+            raise UserError(
+                f"--bpe-vocab-size is {self.bpe_vocab_size}; with --special-tokens chat it must be at least "
+                f"{LEAST_CHAT_VOCABULARY}"
+            )
+        if self.chat and self.masked_targets:
+            raise UserError("--chat decides which targets count; leave --masked-targets out")
 
     @property
     def tokenizer_file(self) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twinstep.config import Config, CorpusConfig, EmbeddingConfig, GPTConfig
 from twinstep.data.corpus import load_corpus
+from twinstep.data.dialogues import load_dialogues
 from twinstep.data.interface import Batch, BatchSource, Data
 from twinstep.data.tabular import load_table
 from twinstep.data.tokenizer import BPETokenizer, ByteTokenizer, Tokenizer, load_tokenizer
@@ -33,7 +34,8 @@ def load_data(config: Config, tokenizer_path: Path | None = None) -> Data:
         kind = "text" if isinstance(config.data, CorpusConfig) else "a table"
         raise UserError(f"{config.model_name} cannot be trained on {kind}; choose another model")
     if isinstance(config.data, CorpusConfig):
-        data = load_corpus(config, config.data, tokenizer_path)
+        load = load_dialogues if config.data.chat else load_corpus
+        data = load(config, config.data, tokenizer_path)
     else:
         data = load_table(config, config.data)
     _check_model(config, data)

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,16 @@ def read_entry(folder: Path) -> TokenizedCorpus | None:
     return TokenizedCorpus(streams["train"], streams["validation"], meta)
 
 
-def write_entry(folder: Path, chunks: Iterable[SplitChunk], tokenizer: Tokenizer) -> TokenizedCorpus:
-    """Tokenizes `chunks` into an entry at `folder`. Raises OSError where it cannot be written."""
+def write_entry(folder: Path, write: Callable[[Path], dict[str, Any]]) -> TokenizedCorpus:
+    """An entry at `folder`: `write` writes both streams into a folder and returns what `meta.json` says of them.
+
+    Raises OSError where it cannot be written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f"unfinished-{uuid.uuid4().hex}")
     temporary.mkdir()
     try:
-        meta = _write_streams(temporary, chunks, tokenizer)
+        meta = write(temporary)
         (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         if folder.exists() and read_entry(folder) is None:
             folder.rename(temporary / "damaged")
@@ -113,7 +116,8 @@ def temporary_folder() -> Path:
     return Path(folder)
 
 
-def _write_streams(folder: Path, chunks: Iterable[SplitChunk], tokenizer: Tokenizer) -> dict[str, Any]:
+def write_streams(folder: Path, chunks: Iterable[SplitChunk], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Tokenizes documents into both streams, for `write_entry`."""
     dtype = np.dtype(next(t for t in ("<u1", "<u2", "<u4") if tokenizer.vocab_size - 1 <= np.iinfo(t).max))
     counts = {part: {"documents": 0, "bytes": 0, "tokens": 0} for part in ("train", "validation")}
     bos = np.array([tokenizer.bos], dtype).tobytes()

@@ -2,8 +2,9 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from twinstep.config import Config, CorpusConfig
 from twinstep.data.batches import TrainTokens, ValidationTokens
@@ -15,11 +16,12 @@ from twinstep.data.cache import (
     read_entry,
     temporary_folder,
     write_entry,
+    write_streams,
 )
 from twinstep.data.files import CorpusFiles, find_corpus, kind_of
 from twinstep.data.interface import Data
-from twinstep.data.split import RULE, SplitChunk, read_split
-from twinstep.data.tokenizer import BOS, WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
+from twinstep.data.split import RULE, read_split
+from twinstep.data.tokenizer import BOS, SPECIAL_TOKENS, WORDS, ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from twinstep.errors import UserError
 
 # How much training text BPE is trained on: bytes of text, and bytes of distinct words. The library holds some
@@ -33,8 +35,13 @@ LONG = re.compile(r"(\S{512}|\s{512})")  # left out: the library's time grows wi
 def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | None) -> Data:
     """The corpus as one stream of documents, each after the tokenizer's BOS token."""
     files = find_corpus(corpus.data)
-    tokenizer = _tokenizer(corpus, files, tokenizer_path)
-    tokenized = _tokenized(corpus, files, tokenizer)
+    tokenizer = make_tokenizer(corpus, files, tokenizer_path, lambda: _training_texts(corpus, files))
+    tokenized = tokenize_once(
+        corpus,
+        files,
+        {"corpus": identity(corpus, files), "tokenizer": tokenizer.identity},
+        lambda folder: write_streams(folder, read_split(files.paths, corpus.text_key), tokenizer),
+    )
     _check_size(config, corpus, files, tokenized)
     return Data(
         train=TrainTokens(
@@ -72,30 +79,35 @@ def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | Non
     )
 
 
-def _tokenizer(corpus: CorpusConfig, files: CorpusFiles, path: Path | None) -> Tokenizer:
+def make_tokenizer(
+    corpus: CorpusConfig, files: CorpusFiles, path: Path | None, texts: Callable[[], Iterable[str]]
+) -> Tokenizer:
+    """Bytes, the BPE at `path`, or one that is trained on the training texts, unless the cache has it."""
     if corpus.tokenizer == "bytes":
         if path is not None:
             raise UserError(f"--tokenizer is bytes, but there is a BPE tokenizer {path}; pass --tokenizer bpe")
-        return ByteTokenizer()
+        return ByteTokenizer(corpus.special_tokens)
     if corpus.tokenizer_file is not None:
         return load_tokenizer(path) if path is not None else _given_tokenizer(corpus.tokenizer_file)
     wanted = corpus.bpe_vocab_size
     if path is not None:
         given = load_tokenizer(path)
         # A small corpus may have too few pairs to join for the vocabulary that was asked for.
-        smaller = given.vocab_size < wanted and given.exhausts(_bpe_sample(corpus, files))
+        smaller = given.vocab_size < wanted and given.exhausts(_bpe_sample(texts()))
         if given.vocab_size != wanted and not smaller:
             raise UserError(
                 f"the tokenizer {path} has {given.vocab_size} tokens, --bpe-vocab-size is {wanted}; "
                 f"pass --bpe-vocab-size {given.vocab_size} or the run that the tokenizer belongs to"
             )
         return given
-    key = entry_key(corpus=_identity(corpus, files), bpe=[wanted, BPE_SAMPLE, BPE_DISTINCT, LONG.pattern, WORDS])
+    training = [wanted, BPE_SAMPLE, BPE_DISTINCT, LONG.pattern, WORDS]
+    training += SPECIAL_TOKENS[corpus.special_tokens][1:]
+    key = entry_key(corpus=identity(corpus, files), bpe=training, **({"chat": True} if corpus.chat else {}))
     cached = cache_folder(corpus.cache_dir) / f"{key}.json"
     try:
         return load_tokenizer(cached)
     except UserError:  # missing or damaged
-        trained = train_bpe(_bpe_sample(corpus, files), wanted)
+        trained = train_bpe(_bpe_sample(texts()), wanted, corpus.special_tokens)
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
             trained.save(cached)
@@ -106,24 +118,33 @@ def _tokenizer(corpus: CorpusConfig, files: CorpusFiles, path: Path | None) -> T
 
 def _given_tokenizer(path: Path) -> Tokenizer:
     given = load_tokenizer(path, f"pass the tokenizer.json of a run, or another byte-level BPE with {BOS}")
-    if given.vocab_size <= 256:  # bytes, as an export to Hugging Face writes them
+    if given.vocab_size - len(given.special) < 256:  # bytes, as an export to Hugging Face writes them
         raise UserError(f"the tokenizer {path} has {given.vocab_size} tokens, all bytes; pass --tokenizer bytes")
     return given
 
 
-def _tokenized(corpus: CorpusConfig, files: CorpusFiles, tokenizer: Tokenizer) -> TokenizedCorpus:
-    name = entry_key(corpus=_identity(corpus, files), tokenizer=tokenizer.identity)
+def tokenize_once(
+    corpus: CorpusConfig, files: CorpusFiles, parts: dict[str, Any], write: Callable[[Path], dict[str, Any]]
+) -> TokenizedCorpus:
+    """The cache's entry of these parts, which `write` writes into a folder if it is not there yet."""
+    name = entry_key(**parts)
     folder = cache_folder(corpus.cache_dir) / name
     entry = read_entry(folder)
+
+    def write_unchanged(folder: Path) -> dict[str, Any]:
+        meta = write(folder)
+        files.check_unchanged()  # before the entry is renamed: its key is the hash of the files as they were at first
+        return meta
+
     if entry is None:
         if sys.stderr.isatty():  # gigabytes take minutes
             print(f"tokenizing {files.source} once ({files.bytes / 1e6:.0f} MB)", file=sys.stderr)
         try:
-            entry = write_entry(folder, _unchanged_split(corpus, files), tokenizer)
+            entry = write_entry(folder, write_unchanged)
         except OSError:  # a read-only or full disk
             fallback = temporary_folder()
             try:
-                entry = write_entry(fallback / name, _unchanged_split(corpus, files), tokenizer)
+                entry = write_entry(fallback / name, write_unchanged)
             except OSError as error:
                 raise UserError(
                     f"cannot write the tokenized corpus, neither to {folder} nor to {fallback}: "
@@ -132,29 +153,27 @@ def _tokenized(corpus: CorpusConfig, files: CorpusFiles, tokenizer: Tokenizer) -
     return entry
 
 
-def _unchanged_split(corpus: CorpusConfig, files: CorpusFiles) -> Iterator[SplitChunk]:
-    yield from read_split(files.paths, corpus.text_key)
-    files.check_unchanged()  # before the entry is renamed: its key is the hash of the files as they were at first
-
-
-def _identity(corpus: CorpusConfig, files: CorpusFiles) -> list[object]:
+def identity(corpus: CorpusConfig, files: CorpusFiles) -> list[object]:
+    """What tells a corpus from others, in the keys of the cache."""
     # The kinds and sizes say where in the hashed bytes each file begins and how it is read.
     kinds = [kind_of(path) for path in files.paths]
     return [RULE, files.sha256, kinds, list(files.sizes), corpus.text_key]
 
 
-def _bpe_sample(corpus: CorpusConfig, files: CorpusFiles) -> Iterator[str]:
+def _training_texts(corpus: CorpusConfig, files: CorpusFiles) -> Iterator[str]:
+    return (chunk.text for chunk in read_split(files.paths, corpus.text_key) if not chunk.validation)
+
+
+def _bpe_sample(texts: Iterable[str]) -> Iterator[str]:
     """The first part of the training text, as much as BPE is trained on."""
     size = distinct = 0
     words: set[str] = set()
-    for chunk in read_split(files.paths, corpus.text_key):
-        if chunk.validation:
-            continue
-        new = set(WORD.findall(chunk.text)) - words
+    for text in texts:
+        new = set(WORD.findall(text)) - words
         words |= new
         distinct += len("".join(new).encode())
-        size += len(chunk.text.encode())
-        yield from filter(None, LONG.split(chunk.text))
+        size += len(text.encode())
+        yield from filter(None, LONG.split(text))
         if size >= BPE_SAMPLE or distinct >= BPE_DISTINCT:
             return
 

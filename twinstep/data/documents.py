@@ -13,7 +13,7 @@ import tokenize
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twinstep.data.files import kind_of
 from twinstep.errors import UserError, first_line
@@ -39,7 +39,7 @@ def read_documents(path: Path, text_key: str) -> Iterator[Chunk]:
         if kind == ".parquet":
             texts: Iterable[Iterable[str]] = ((text,) for text in _parquet_rows(path, text_key))
         elif kind in (".jsonl", ".jsonl.gz"):
-            texts = ((text,) for text in _json_lines(path, text_key))
+            texts = ((_text_of(path, number, value, text_key),) for number, value in json_lines(path))
         elif kind == ".py":
             texts = ((_python_source(path),),)
         else:
@@ -112,7 +112,8 @@ def _python_source(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _json_lines(path: Path, text_key: str) -> Iterator[str]:
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number and the value of each line of .jsonl. Raises UserError, naming the place; OSError."""
     offset = 0
     for number, raw in enumerate(_lines(path), start=1):
         try:
@@ -129,18 +130,22 @@ def _json_lines(path: Path, text_key: str) -> Iterator[str]:
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", str(error))
             raise UserError(f"{path}:{number} is not JSON ({reason}); mend or delete the line") from error
-        text = value.get(text_key) if isinstance(value, dict) else None
-        if not isinstance(text, str):
-            is_other = isinstance(value, dict) and text_key not in value
-            mend = f"its keys are {_names(value)}; pass --text-key" if is_other else "every line needs one"
-            raise UserError(f'{path}:{number} has no string under "{text_key}"; {mend}')
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # "\ud800" is good JSON
-            raise UserError(
-                f'{path}:{number} has half a surrogate pair under "{text_key}"; mend or delete the line'
-            ) from error
-        yield text
+        yield number, value
+
+
+def _text_of(path: Path, number: int, value: Any, text_key: str) -> str:
+    text = value.get(text_key) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        is_other = isinstance(value, dict) and text_key not in value
+        mend = f"its keys are {_names(value)}; pass --text-key" if is_other else "every line needs one"
+        raise UserError(f'{path}:{number} has no string under "{text_key}"; {mend}')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # "\ud800" is good JSON
+        raise UserError(
+            f'{path}:{number} has half a surrogate pair under "{text_key}"; mend or delete the line'
+        ) from error
+    return text
 
 
 def _lines(path: Path) -> Iterator[bytes]:

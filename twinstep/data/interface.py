@@ -42,7 +42,7 @@ class Data:
     """One data set, split into training and validation.
 
     `features` and `classes` are set for tables, `tokenizer` for text. `summary` describes in JSON values what was
-    read: a run records it.
+    read: a run records it; `note` is one more line about it for the user.
     """
 
     train: BatchSource
@@ -52,6 +52,7 @@ class Data:
     classes: int | None
     summary: dict[str, Any]
     validation_text: Callable[[], Iterator[bytes]] | None = None
+    note: str = ""
 
     def validation_gzip_bits_per_byte(self) -> float:
         """Size of the validation text, compressed by gzip at level 9, in bits per UTF-8 byte of the text.

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import tokenizers
@@ -17,6 +17,20 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from twinstep.errors import UserError
 
 BOS = "<|bos|>"
+
+# nanochat's special tokens beside the BOS token (nanochat/tokenizer.py): they frame the parts of a dialogue.
+CHAT_TOKENS = (
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|output_start|>",
+    "<|output_end|>",
+)
+Special = Literal["none", "chat"]
+SPECIAL_TOKENS: dict[Special, tuple[str, ...]] = {"none": (BOS,), "chat": (BOS, *CHAT_TOKENS)}
 
 # Byte-level BPE writes a byte as a printable character: itself where it is one in Latin-1, else the next one
 # from U+0100 on (Radford et al. 2019, gpt-2/src/encoder.py).
@@ -41,15 +55,17 @@ WORDS = "|".join(
 
 class Tokenizer(Protocol):
     """`bos` is the id of the BOS token, which begins every document; `token_bytes` (V,) int32 holds how many UTF-8
-    bytes each token stands for, 0 for special tokens; `identity` distinguishes tokenizers in the cache."""
+    bytes each token stands for, 0 for special tokens, whose ids `special` holds by name; `identity` distinguishes
+    tokenizers in the cache."""
 
     bos: int
+    special: dict[str, int]
     vocab_size: int
     token_bytes: np.ndarray
     identity: str
 
     def encode(self, text: str) -> np.ndarray:
-        """(T,) int32 ids, without the BOS token; text that looks like it is ordinary text."""
+        """(T,) int32 ids, without the BOS token; text that looks like a special token is ordinary text."""
 
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of each text, on all cores."""
@@ -65,15 +81,20 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """One token per UTF-8 byte. The BOS token is 0xFF, which never occurs in valid UTF-8: 256 tokens in all."""
+    """One token per UTF-8 byte. The BOS token is 0xFF, which never occurs in valid UTF-8: 256 tokens in all.
+
+    The special tokens of dialogues, where they are asked for, follow from 256 on.
+    """
 
     bos = 0xFF
-    vocab_size = 256
-    identity = "bytes"
 
-    def __init__(self) -> None:
-        self.token_bytes = np.ones(256, np.int32)
-        self.token_bytes[self.bos] = 0
+    def __init__(self, special_tokens: Special = "none") -> None:
+        names = SPECIAL_TOKENS[special_tokens]
+        self.special = {name: self.bos + at for at, name in enumerate(names)}
+        self.vocab_size = self.bos + len(names)
+        self.identity = "bytes" if special_tokens == "none" else f"bytes and {special_tokens}"
+        self.token_bytes = np.ones(self.vocab_size, np.int32)
+        self.token_bytes[self.bos :] = 0
 
     def encode(self, text: str) -> np.ndarray:
         """text -> ids (T,) int32."""
@@ -84,7 +105,7 @@ class ByteTokenizer:
         return [self.encode(text) for text in texts]
 
     def to_bytes(self, ids: ArrayLike) -> bytes:
-        """ids (T,) -> the bytes they stand for; the BOS token stands for none."""
+        """ids (T,) -> the bytes they stand for; special tokens stand for none."""
         ids = _natural(ids)
         return ids[ids < self.bos].astype(np.uint8).tobytes()
 
@@ -103,7 +124,7 @@ class BPETokenizer:
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self.text = text
         self.identity = hashlib.sha256(text.encode()).hexdigest()
         try:
             self._bpe = tokenizers.Tokenizer.from_str(text)
@@ -112,9 +133,10 @@ class BPETokenizer:
         self._bpe.encode_special_tokens = True  # "<|bos|>" in a text is not the BOS token
         self._bpe.no_truncation()
         self._bpe.no_padding()
-        special = {token.content for token in self._bpe.get_added_tokens_decoder().values() if token.special}
+        added = self._bpe.get_added_tokens_decoder()
+        self.special = {token.content: id for id, token in added.items() if token.special}
         vocab = self._bpe.get_vocab(with_added_tokens=True)
-        if BOS not in special:
+        if BOS not in self.special:
             raise ValueError(f"it has no BOS token {BOS}")
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise ValueError("its ids have gaps")
@@ -123,12 +145,13 @@ class BPETokenizer:
         self._bytes = [b""] * len(vocab)
         try:
             for token, id in vocab.items():
-                if token not in special:
+                if token not in self.special:
                     self._bytes[id] = bytes(BYTE_OF[character] for character in token)
         except KeyError as error:
             raise ValueError("its tokens are not bytes") from error
         self.token_bytes = np.array([len(token) for token in self._bytes], np.int32)
-        probe = "".join(map(chr, range(0x250))) + " \r\n  a 1234's e\u0301 \ufb01 \u4e16\U0001f600 " + BOS + " "
+        probe = "".join(map(chr, range(0x250))) + " \r\n  a 1234's e\u0301 \ufb01 \u4e16\U0001f600 "
+        probe += " ".join((*SPECIAL_TOKENS["chat"], ""))
         if self.to_bytes(self.encode(probe)) != probe.encode():
             raise ValueError("it does not keep every byte of a text")
 
@@ -157,11 +180,11 @@ class BPETokenizer:
     def save(self, path: Path) -> None:
         """Writes tokenizer.json completely or not at all."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(self._text, encoding="utf-8")
+        temporary.write_text(self.text, encoding="utf-8")
         temporary.replace(path)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Special = "none") -> BPETokenizer:
     """BPE of `vocab_size` tokens, or fewer where the texts have no more pairs to join. Deterministic."""
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -173,7 +196,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[BOS],
+        special_tokens=list(SPECIAL_TOKENS[special_tokens]),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -187,13 +210,28 @@ def load_tokenizer(path: Path, mend: str | None = None) -> BPETokenizer:
     mend: what to do then, where the file is not a run's own.
     """
     try:
-        return BPETokenizer(path.read_text(encoding="utf-8"))
+        return BPETokenizer(_without_bos(path.read_text(encoding="utf-8")))
     except OSError as error:
         mend = mend or "pass a run that has one"
         raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; {mend}") from error
     except ValueError as error:  # also UnicodeDecodeError
         mend = mend or "restore the run's own file"
         raise UserError(f"cannot use the tokenizer {path}: {error}; {mend}") from error
+
+
+def _without_bos(text: str) -> str:
+    """A tokenizer.json whose post-processor puts the BOS token before each text, as an export's does, without that.
+
+    `encode` never adds it: so the tokenizer keeps the identity that it had before it was exported.
+    """
+    try:
+        bpe = tokenizers.Tokenizer.from_str(text)
+        if bpe.encode("").ids != [bpe.token_to_id(BOS)]:
+            return text
+    except Exception:  # the library raises no narrower class; BPETokenizer says what is wrong
+        return text
+    bpe.post_processor = None
+    return str(bpe.to_str())
 
 
 def _natural(ids: ArrayLike) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 from twinstep.config import Config, CorpusConfig
 from twinstep.data import BPETokenizer, ByteTokenizer, load_tokenizer
-from twinstep.data.tokenizer import BOS, BYTE_OF
+from twinstep.data.tokenizer import BYTE_OF, CHAT_TOKENS, SPECIAL_TOKENS, Special
 from twinstep.errors import UserError
 from twinstep.run_dir import TOKENIZER
 
@@ -28,24 +28,23 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tokenizer(folder: Path) -> str | None:
     """The text of a folder's tokenizer.json, None if it has none. Raises UserError if it is not one of ours."""
     path = folder / TOKENIZER
-    if not path.exists():
-        return None
-    load_tokenizer(path)
-    return path.read_text(encoding="utf-8")
+    return load_tokenizer(path).text if path.exists() else None
 
 
-def is_bytes(text: str) -> bool:
-    """Whether a tokenizer.json is that of plain bytes: every byte its own token, and the BOS token in 0xFF's place."""
-    bos = ByteTokenizer.bos
-    wanted = {character: byte for character, byte in BYTE_OF.items() if byte != bos} | {BOS: bos}
-    return json.loads(text)["model"].get("vocab") == wanted
+def byte_tokenizer(text: str) -> ByteTokenizer | None:
+    """The byte tokenizer that a tokenizer.json describes, every byte its own token; None if it is a BPE."""
+    vocab = json.loads(text)["model"].get("vocab")
+    plain = {character: byte for character, byte in BYTE_OF.items() if byte != ByteTokenizer.bos}
+    known = (ByteTokenizer(special_tokens) for special_tokens in SPECIAL_TOKENS)
+    return next((tokenizer for tokenizer in known if vocab == plain | tokenizer.special), None)
 
 
 def with_tokenizer(config: Config, text: str | None) -> Config:
     """The configuration with the tokenizer whose tokenizer.json this is; as it is for None."""
     if text is None or not isinstance(config.data, CorpusConfig):
         return config
-    if is_bytes(text):
-        return replace(config, data=replace(config.data, tokenizer="bytes"))
-    size = BPETokenizer(text).vocab_size
-    return replace(config, data=replace(config.data, tokenizer="bpe", bpe_vocab_size=size))
+    plain = byte_tokenizer(text)
+    tokenizer = plain or BPETokenizer(text)
+    special: Special = "chat" if all(name in tokenizer.special for name in CHAT_TOKENS) else "none"
+    data = replace(config.data, tokenizer="bytes" if plain else "bpe", special_tokens=special)
+    return replace(config, data=data if plain else replace(data, bpe_vocab_size=tokenizer.vocab_size))

@@ -37,7 +37,9 @@ def with_model(base: Config, found: Config) -> Config:
     """`base` with the model of the configuration found in a folder, and with what that fixes of the data."""
     data = found.data
     if isinstance(data, CorpusConfig) and isinstance(base.data, CorpusConfig):
-        fixed = {name: getattr(data, name) for name in ("sequence_len", "tokenizer", "bpe_vocab_size")}
+        fixed = {
+            name: getattr(data, name) for name in ("sequence_len", "tokenizer", "bpe_vocab_size", "special_tokens")
+        }
         data = replace(base.data, **fixed)
     return replace(base, model=found.model, data=data)
 
@@ -53,6 +55,11 @@ def check_model(config: Config, found: Config, source: Path) -> None:
     kind = found.data.tokenizer
     if config.data.tokenizer != kind:
         raise UserError(f"--tokenizer is {config.data.tokenizer}, but the model in {source} has {kind}; leave it out")
+    if config.data.special_tokens != found.data.special_tokens:
+        raise UserError(
+            f"--special-tokens is {config.data.special_tokens}, but the tokenizer of the model in {source} has "
+            f"{found.data.special_tokens}; leave it out"
+        )
     if kind == "bpe":
         if not (source / TOKENIZER).exists():
             raise UserError(f"{source} has no {TOKENIZER}; put the one that its model was trained with there")
