@@ -62,8 +62,8 @@ def numbers(config: Config) -> dict[str, Any]:
     }
     for part, later in ADDED.items():
         for name, default in later.items():
-            if parts[part].get(name) == default:
-                del parts[part][name]
+            if parts[part].get(name, default) == default:
+                parts[part].pop(name, None)
     return {"model_name": values["model_name"], **parts}
 
 
