@@ -133,6 +133,25 @@ def logged_learning_rate(config: Config, opt_state: Any) -> jax.Array:
     return learning_rate_at(config, optimizer_groups(config)["matrix"], count)
 
 
+def group_norms(config: Config, params: Any, updates: Any) -> dict[str, jax.Array]:
+    """`param_norm/LABEL` and `update_norm/LABEL`: the L2 norm of all of a label's parameters, and of what is added.
+
+    params: as they are before the update, of which `param_norm` is. updates: learning rate and weight decay included.
+    """
+    labels = label_parameters(config, list(flatten(params)))
+    flat_params, flat_updates = flatten(params), flatten(updates)
+    norms = {}
+    for label in sorted(set(labels.values())):
+        names = [name for name in labels if labels[name] == label]
+        update_norm = optax.tree.norm([flat_updates[name] for name in names])
+        # One, but it makes the second norm wait for the first: on sharded parameters it is a collective, and one that
+        # depends on nothing could run amid those of the backward pass (see `parallel.with_signal`).
+        one = jnp.where(jnp.isnan(update_norm), update_norm, 1)
+        norms[f"param_norm/{label}"] = optax.tree.norm([one * flat_params[name] for name in names])
+        norms[f"update_norm/{label}"] = update_norm
+    return norms
+
+
 def newton_schulz_dtype(config: Config) -> jnp.dtype:
     """The dtype of the orthogonalization; see `OptimizerConfig.newton_schulz_dtype`."""
     if config.optimizer.newton_schulz_dtype != "auto":

@@ -21,6 +21,7 @@ from jax_impl.losses import Sums
 from jax_impl.mesh import array_spec, batch_spec, make_mesh
 from jax_impl.models import Model
 from jax_impl.models.blockwise import blockwise_attention
+from jax_impl.models.cudnn import cudnn_attention
 from jax_impl.step import Axes, Batch, State, eval_step, init_state, train_step
 from jax_impl.tree import flatten
 from twinstep.config import Config, check_shards
@@ -79,11 +80,14 @@ def axis_name(mode: str) -> Axes:
 
 def attention() -> Callable[..., jax.Array]:
     """The fastest form of gpt's attention on these devices; every form gives what `causal_attention` gives."""
-    if jax.default_backend() != "tpu":
-        return blockwise_attention
-    from jax_impl.models.splash import splash_attention  # Pallas takes a second to import
+    match jax.default_backend():
+        case "tpu":
+            from jax_impl.models.splash import splash_attention  # Pallas takes a second to import
 
-    return splash_attention
+            return splash_attention
+        case "gpu":
+            return cudnn_attention
+    return blockwise_attention
 
 
 def scans_blocks(mode: str) -> bool:

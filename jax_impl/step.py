@@ -14,7 +14,7 @@ import optax
 from jax_impl.head_loss import batch_loss
 from jax_impl.losses import Sums, loss_sums
 from jax_impl.models import Model, forward, load_tree
-from jax_impl.optimizer import clip_by_global_norm, logged_learning_rate
+from jax_impl.optimizer import clip_by_global_norm, group_norms, logged_learning_rate
 from jax_impl.tree import Tree, flatten
 from twinstep.config import Config
 
@@ -93,7 +93,7 @@ def train_step(
     The loss is the mean over all targets of the step that count: sums are added over micro-steps and over the
     devices of `axis_name`, and divided once. gradients: `summed_gradients`, or the same for sharded parameters.
     Metrics: loss (nats), grad_norm (before clipping), learning_rate (the matrices'), leaf_norms (one per parameter,
-    to name a tensor that is not finite).
+    to name a tensor that is not finite), and those of `group_norms`.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     if axis_name is not None:
@@ -113,6 +113,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     learning_rate = logged_learning_rate(config, state.opt_state)
     metrics = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, "leaf_norms": leaf_norms}
+    metrics |= group_norms(config, state.params, updates)
     return State(params, buffers, opt_state, state.step + 1, state.key), metrics
 
 

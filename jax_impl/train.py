@@ -18,17 +18,18 @@ from jax_impl.generate import sample_text
 from jax_impl.input import eval_batches, train_batches
 from jax_impl.models import make_model
 from jax_impl.optimizer import make_optimizer, newton_schulz_dtype
+from jax_impl.profile import profiled
+from jax_impl.schedule import lr_multiplier
 from jax_impl.tree import flatten
 from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config, GPTConfig
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
-from twinstep.init import initial_weights
 from twinstep.plot import plot_loss
-from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation
+from twinstep.pretrained.start import first_weights, tokenizer_file
+from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation, take_up_extension
 from twinstep.resolve import fill_in
 from twinstep.run_dir import (
-    TOKENIZER,
     check_data,
     checkpoint_steps,
     create_run,
@@ -36,6 +37,7 @@ from twinstep.run_dir import (
     remove_old,
     remove_unfinished,
     trim_metrics,
+    update_config,
     write_run,
 )
 from twinstep.run_log import RunLog, check_trackers, describe, open_log
@@ -57,7 +59,7 @@ def train(config: Config) -> RunResult:
     check_trackers(config)
     parallel.set_precision(config)
 
-    data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
+    data = load_data(config, tokenizer_file(run, config))
     config = fill_in(config, data)
     memory = cpu.KEPT if cpu.keep_freed_memory(config) else ""
 
@@ -67,11 +69,10 @@ def train(config: Config) -> RunResult:
     steps = parallel.make_steps(config, mode, model, optimizer)
 
     shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}
-    weights = initial_weights(shapes, config.train.seed, config.train.init)
+    saved = checkpoint_steps(run) if resumed else []
+    weights = first_weights(config, shapes, checkpoint.load_params, data.summary, resumed=bool(saved))
     state = steps.init_state(weights)
     facts = first_facts(config)
-
-    saved = checkpoint_steps(run) if resumed else []
 
     def claim_run() -> None:
         if not resumed:
@@ -83,11 +84,13 @@ def train(config: Config) -> RunResult:
     def tidy_run() -> None:
         trim_metrics(run, saved[-1] if saved else None)
         remove_unfinished(run)
+        update_config(run, config)
 
     processes.first_does(claim_run)
     if saved:
         state, facts = checkpoint.restore(run, config, steps.global_state(state), saved[-1])
     start = int(state.step)
+    extension = take_up_extension(facts, config, start, lr_multiplier)
     if finished(facts, config, start):
         if rank == 0:
             plot_loss([run], run / "loss.png")
@@ -130,12 +133,14 @@ def train(config: Config) -> RunResult:
         processes.first_does(tidy_run)
         resumed_at = start if resumed else None
         describe(log, data, parallel.describe_devices(mode), newton_schulz_dtype(config), resumed_at, memory)
+        if extension:
+            log.say(extension)
         if start == 0:
             run_evaluation(0)
         step_metrics: dict[str, jax.Array] = {}
         pending = None  # the metrics of the previous step, fetched while this step runs (on a CPU it has finished)
         batches = train_batches(data.train, start, config.train.steps, rank, count)
-        for step, batch in enumerate(batches, start + 1):
+        for step, batch in profiled(log, start, batches):
             gathered = step_metrics.get("signal")  # of the previous step
             state, step_metrics = steps.train(state, steps.place_train_batch(batch), stop.signal or 0)
             record(log, config, model.params, pending)
@@ -186,11 +191,10 @@ def record(log: RunLog, config: Config, params: Any, pending: tuple[int, dict[st
     loss, grad_norm = float(found["loss"]), float(found["grad_norm"])
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         finite = dict(zip(flatten(params), np.isfinite(found["leaf_norms"]).tolist(), strict=True))
-        raise not_finite(
-            step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
-        )
+        what = f"the loss is {loss} and the norm of the gradient {grad_norm}"
+        raise not_finite(step, what, finite, checkpoint_steps(log.run), log.run)
     if step % config.output.log_every == 0 or step == 1:
-        log.train(step, loss, float(found["learning_rate"]), grad_norm)
+        log.train(step, loss, float(found["learning_rate"]), grad_norm, found)
 
 
 if __name__ == "__main__":

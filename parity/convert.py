@@ -15,9 +15,10 @@ import shutil
 from pathlib import Path
 
 from parity.formats import huggingface, jax_run, nanochat, safetensors_folder, torch_run
-from parity.formats.files import read_json
-from parity.formats.snapshot import Snapshot, check_arrays, optimizer_shapes_of, weight_shapes_of
+from parity.formats.snapshot import Snapshot, optimizer_shapes_of, weight_shapes_of
+from twinstep import pretrained
 from twinstep.errors import UserError
+from twinstep.pretrained.arrays import check_arrays
 from twinstep.run_dir import CHECKPOINTS, choose_step
 
 FORMATS = ("jax", "torch", "safetensors", "hf", "nanochat")
@@ -55,19 +56,11 @@ def convert(source: Path, out: Path, from_format: str | None, to_format: str | N
 
 def detect(source: Path) -> str:
     """The format of a folder. Raises UserError if it is none of ours."""
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder; pass the folder that holds the model")
-    if (source / CHECKPOINTS).is_dir():
-        newest = source / CHECKPOINTS / str(choose_step(source, None))
-        return "torch" if (newest / "facts.json").exists() else "jax"
-    if nanochat.model_files(source):
-        return "nanochat"
-    if (source / "config.json").exists():
-        return "hf" if "model_type" in read_json(source / "config.json") else "safetensors"
-    raise UserError(
-        f"{source} holds neither checkpoints/, model_NNNNNN.pt nor config.json; "
-        "pass the folder of a run, of a nanochat checkpoint, or of a Hugging Face model"
-    )
+    format = pretrained.detect(source)
+    if format != "run":
+        return format
+    newest = source / CHECKPOINTS / str(choose_step(source, None))
+    return "torch" if (newest / "facts.json").exists() else "jax"
 
 
 def read(source: Path, format: str, step: int | None) -> Snapshot:

@@ -1,5 +1,6 @@
 """Bad input ends in one line that says what is wrong and how to mend it, exit code 2, and nothing overwritten."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -120,6 +121,12 @@ COMMON = {
     "rate that rises and falls at once": Case(
         "add to more than 1", ("gpt", "--warmup-fraction", "0.6", "--warmdown-fraction", "0.6")
     ),
+    "steps to profile that are none": Case("--profile is 3; it must be FIRST:LAST", ("linear", "--profile", "3", *NEW)),
+    "steps to profile before the first": Case("--profile is 0:2; it must be", ("linear", "--profile", "0:2", *NEW)),
+    "steps to profile backwards": Case("--profile is 5:4; it must be", ("linear", "--profile", "5:4", *NEW)),
+    "steps to profile past the last": Case(
+        "--profile is 5:6, but the run has 5 steps", ("linear", "--steps", "5", "--profile", "5:6", *NEW)
+    ),
     "one logit for ten classes": Case("--head sigmoid separates 2 classes", ("linear", "--head", "sigmoid", *NEW)),
     "classes that the data has not": Case("--classes is 7, the data has 10", ("linear", "--classes", "7", *NEW)),
     "features that the data has not": Case("--features is 7, the data has 64", ("linear", "--features", "7", *NEW)),
@@ -149,6 +156,34 @@ COMMON = {
     ),
     "line without a text": Case(
         'bad.jsonl:1 has no string under "text"', (*ON, "bad.jsonl"), put("bad.jsonl", "[1]\n")
+    ),
+    "line with the text under another key": Case(
+        'bad.jsonl:1 has no string under "text"; its keys are content; pass --text-key',
+        (*ON, "bad.jsonl"),
+        put("bad.jsonl", '{"content": "a"}\n'),
+    ),
+    "key that is empty": Case("--text-key is empty", ("gpt", "--text-key", "")),
+    "key that is not UTF-8": Case("--text-key is not UTF-8", ("gpt", "--text-key", "\udce9")),
+    "prompt that is not UTF-8": Case("--sample-prompt is not UTF-8", ("linear", "--sample-prompt", "\udce9")),
+    "gzip that was cut": Case(
+        "bad.jsonl.gz is not a whole gzip file",
+        (*ON, "bad.jsonl.gz"),
+        put("bad.jsonl.gz", gzip.compress(b'{"text": "a"}\n')[:-9]),
+    ),
+    "unknown tokenizer": Case(
+        "--tokenizer is 'bpr'; choose bytes, bpe or the path of a tokenizer.json", ("gpt", "--tokenizer", "bpr")
+    ),
+    "tokenizer that is not there": Case(
+        "cannot read the tokenizer mine.json: No such file", (*ON, "words.txt", "--tokenizer", "mine.json")
+    ),
+    "tokenizer without our BOS token": Case(
+        "cannot use the tokenizer mine.json: it has no BOS token .*; pass the tokenizer.json of a run",
+        (*ON, "words.txt", "--tokenizer", "mine.json"),
+        put("mine.json", '{"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}'),
+    ),
+    "size beside a tokenizer": Case(
+        "--bpe-vocab-size is 300, but mine.json has its own size; leave it out",
+        (*ON, "words.txt", "--tokenizer", "mine.json", "--bpe-vocab-size", "300"),
     ),
     "parquet that is none": Case(
         "bad.parquet is not a valid parquet", (*ON, "bad.parquet"), put("bad.parquet", "PAR1")

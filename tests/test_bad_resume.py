@@ -51,6 +51,15 @@ RESUMED = {
     "another type": Case(
         "--dtype is float64, but .* has float32", ("linear", "--resume", "--out-dir", "RUN", "--dtype", "float64")
     ),
+    "another text key": Case(
+        "--text-key is body, but the run in BPE has text",
+        ("embedding", "--resume", "--out-dir", "BPE", "--text-key", "body"),
+    ),
+    "another tokenizer file": Case(
+        "--tokenizer mine.json is not that of the run in BPE; leave the flag out",
+        ("embedding", "--resume", "--out-dir", "BPE", "--tokenizer", "mine.json"),
+        lambda place: train_bpe([text(place)], 269).save(place / "mine.json"),
+    ),
     "another preset": Case(
         "--depth is 2, but .* has 1",
         ("gpt", "--resume", "--out-dir", "gpt", "--preset", "parity"),

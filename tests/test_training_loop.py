@@ -1,6 +1,9 @@
 """What the loops of both frameworks do beside the step: horizons, accumulation, saving, sampling, speaking."""
 
+import importlib
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,9 @@ import pytest
 
 from tests.helpers.trust import CHECKPOINT, FRAMEWORKS, arguments, lines, train, write_corpus
 from twinstep.cli import read_run_config
+from twinstep.data.tokenizer import train_bpe
 from twinstep.flops import flops_per_token, parameter_count
-from twinstep.run_dir import checkpoint_steps
+from twinstep.run_dir import CHECKPOINTS, checkpoint_steps
 
 # XLA takes seconds to compile a model.
 IN_BOTH = [pytest.param("jax", marks=pytest.mark.slow), "torch"]
@@ -70,12 +74,13 @@ def test_metrics_have_the_keys_that_they_are_documented_with(framework, finish):
     run = finish(framework, "embedding", "--steps", "4", "--log-every", "2")
     kinds = [set(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
     trained = {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu"}
+    trained |= {f"{name}/{label}" for name in ("param_norm", "update_norm") for label in ("embedding", "matrix")}
     evaluated = {"step", "val_loss", "val_bpb"}
     assert kinds == [evaluated, trained, trained, evaluated, trained, evaluated]
     assert [line["step"] for line in lines(run)] == [0, 1, 2, 2, 4, 4]
     run = finish(framework, "linear", "--steps", "1")
     kinds = [set(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert kinds[1] == trained - {"tokens_per_second"} | {"examples_per_second"}
+    assert kinds[1] == {name.replace("tokens_", "examples_").replace("/embedding", "/vector") for name in trained}
     assert kinds[2] == {"step", "val_loss", "val_accuracy"}
 
 
@@ -97,6 +102,52 @@ def test_samples_and_everything_that_decides_a_run_are_said(framework, finish, c
         "bits per byte of the validation text",
     ):
         assert said in out, said
+
+
+@pytest.mark.parametrize("framework", IN_BOTH)
+@pytest.mark.parametrize(("flags", "prompt"), [((), ""), (("--sample-prompt", "über "), "über ")])
+def test_a_sample_begins_a_document_or_continues_the_prompt(framework, flags, prompt, finish, monkeypatch, capsys):
+    given = []
+
+    def sample_text(*arguments):
+        given.append(arguments[-4])
+        return own(*arguments)
+
+    module = importlib.import_module(f"{'jax_impl' if framework == 'jax' else 'torch_ref'}.train")
+    own = module.sample_text
+    monkeypatch.setattr(module, "sample_text", sample_text)
+    finish(framework, "gpt", "--steps", "1", *flags)
+    assert given == [prompt]
+    assert f"sample at step 1:\n{prompt}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_bpe_that_fell_short_of_its_size_says_so(framework, finish, capsys):
+    finish(framework, "embedding", "--steps", "1", "--tokenizer", "bpe", "--bpe-vocab-size", "70000")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tokenizer:")]
+    assert re.fullmatch(
+        r"tokenizer: BPE reached 2\d\d of the 70,000 tokens asked for; its training text has no more pairs to join",
+        line,
+    )
+    finish(framework, "embedding", "--steps", "1", "--tokenizer", "bpe", "--bpe-vocab-size", "260")
+    assert "tokenizer:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_run_begun_with_a_tokenizer_file_goes_on_without_it(framework, finish, tmp_path, capsys):
+    file = tmp_path / "mine.json"
+    train_bpe(["words of another text\n"] * 9, 270).save(file)
+    flags = ("--steps", "2", "--save-every", "1", "--tokenizer", str(file))
+    run = finish(framework, "embedding", *flags)
+    assert (run / "tokenizer.json").read_bytes() == file.read_bytes()
+    assert "tokenizer:" not in capsys.readouterr().out
+    whole = lines(run)
+    file.unlink()
+    shutil.rmtree(run / CHECKPOINTS / "2")
+    corpus = str(read_run_config(run).data.data)
+    argv = [*arguments("embedding", Path(corpus)), *flags, "--out-dir", str(run), "--resume"]
+    assert train(framework, argv) == 0
+    assert lines(run) == whole
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -68,6 +68,7 @@ def test_a_batch_that_is_not_finite_ends_the_run_before_it_can_spoil_a_checkpoin
     assert re.match(
         r"error: step 5: the loss is nan .*; not finite: fc1\.weight; the checkpoint of step \d is intact", err
     )
+    assert f"its batch, number 4 (python -m twinstep.data --run {run} --batch 4), or start a new run" in err
     assert checkpoint_steps(run) == [1, 2, 3, 4]
     assert [line["step"] for line in read_metrics(run) if "loss" in line] == [1, 2, 3, 4]
     assert train(framework, ["mlp", "--resume", "--out-dir", str(run)]) == 0

@@ -59,8 +59,9 @@ def tiny(calls: Calls, figures: Figures) -> None:
 
 
 def real(calls: Calls, figures: Figures) -> None:
-    """A GPT of a size that people train, in bfloat16."""
-    size = "--depth 12 --sequence-len 2048 --batch-size 16 --steps 60 --log-every 10 --eval-batches 1 --sample-tokens 1"
+    """A GPT of a size that people train, in bfloat16: nanochat's depth 12."""
+    size = "--depth 12 --d-model 768 --head-dim 128 --vocab-size 32768 --sequence-len 2048 --batch-size 32 "
+    size += "--steps 60 --log-every 10 --eval-batches 1 --sample-tokens 1"
     size = size if calls.platform == "cuda" else f"--steps 6 --log-every 1 {SMALL}"
     train_both(calls, figures, "real", f"--dtype bfloat16 --matmul-precision default {size}", 150)
     figures["jax_over_torch"] = figures["jax"]["tokens_per_second"] / figures["torch"]["tokens_per_second"]

@@ -116,6 +116,21 @@ def set_schedule(config: Config, optimizers: list[torch.optim.Optimizer], step: 
     return (o.adamw_lr if o.optimizer == "adamw" else o.matrix_lr) * multiplier
 
 
+def group_norms(
+    optimizers: list[torch.optim.Optimizer], before: dict[nn.Parameter, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """`param_norm/LABEL` and `update_norm/LABEL`: the L2 norm of all of a label's parameters, and of what was added.
+
+    before: every parameter as it was before the optimizers stepped, of which `param_norm` is.
+    """
+    norms = {}
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        updates = [p.detach() - before[p] for p in group["params"]]
+        norms[f"param_norm/{group['label']}"] = torch.nn.utils.get_total_norm(before[p] for p in group["params"])
+        norms[f"update_norm/{group['label']}"] = torch.nn.utils.get_total_norm(updates)
+    return dict(sorted(norms.items()))
+
+
 def newton_schulz_dtype(config: Config) -> torch.dtype:
     """The dtype of the orthogonalization; see `OptimizerConfig.newton_schulz_dtype`."""
     if config.optimizer.newton_schulz_dtype != "auto":

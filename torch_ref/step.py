@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torch_ref.losses import IGNORE, Sums, loss_sums
 from torch_ref.models import forward
-from torch_ref.optimizer import clip_by_global_norm, set_schedule
+from torch_ref.optimizer import clip_by_global_norm, group_norms, set_schedule
 from twinstep.config import Config
 
 Batch = dict[str, torch.Tensor]
@@ -56,7 +56,7 @@ def train_step(
 
     The loss is the mean over all targets of the step that count, of all processes. Metrics: loss (nats), grad_norm
     (before clipping), learning_rate (the matrices'), leaf_norms (one per parameter, to name a tensor that is not
-    finite).
+    finite), and those of `group_norms`.
     """
     learning_rate = set_schedule(config, optimizers, step)
     targets = (batch["targets"] != IGNORE).sum()
@@ -69,8 +69,10 @@ def train_step(
     leaf_norms = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None])
     grad_norm = clip_by_global_norm(model, config.optimizer.clip_norm)
     metrics = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, "leaf_norms": leaf_norms}
+    before = {p: p.detach().clone() for p in model.parameters()}
     for optimizer in optimizers:
         optimizer.step()
+    metrics |= group_norms(optimizers, before)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     return metrics

@@ -18,17 +18,18 @@ from torch_ref.input import eval_batches, train_batches
 from torch_ref.models import load_weights, make_model, weight_shapes
 from torch_ref.models.gpt import GPT
 from torch_ref.optimizer import newton_schulz_dtype, setup_optimizers
+from torch_ref.profile import profiled
+from torch_ref.schedule import lr_multiplier
 from torch_ref.step import eval_step, train_step
 from twinstep.cli import parse_train_config, place_run
 from twinstep.config import Config
 from twinstep.data import load_data
 from twinstep.errors import not_finite, run_command
-from twinstep.init import initial_weights
 from twinstep.plot import plot_loss
-from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation
+from twinstep.pretrained.start import first_weights, tokenizer_file
+from twinstep.progress import due, evaluation_due, finished, first_facts, note_evaluation, take_up_extension
 from twinstep.resolve import fill_in
 from twinstep.run_dir import (
-    TOKENIZER,
     check_data,
     checkpoint_steps,
     create_run,
@@ -36,6 +37,7 @@ from twinstep.run_dir import (
     remove_old,
     remove_unfinished,
     trim_metrics,
+    update_config,
     write_run,
 )
 from twinstep.run_log import RunLog, check_trackers, describe, open_log
@@ -56,20 +58,22 @@ def train(config: Config) -> RunResult:
     check_trackers(config)
     parallel.set_precision(config)
 
-    data = load_data(config, run / TOKENIZER if (run / TOKENIZER).exists() else None)
+    data = load_data(config, tokenizer_file(run, config))
     config = fill_in(config, data)
 
     mode = parallel.choose_mode(config)
     device = processes.device()
     torch.manual_seed(config.train.seed)
     model = make_model(config)
-    load_weights(model, initial_weights(weight_shapes(model), config.train.seed, config.train.init))
+    saved = checkpoint_steps(run) if resumed else []
+    weights = first_weights(config, weight_shapes(model), checkpoint.load_params, data.summary, resumed=bool(saved))
+    load_weights(model, weights)
+    del weights
     model.to(device)
     optimizers = setup_optimizers(config, model)
     wrapped = parallel.wrap(model, mode)
     facts = first_facts(config)
 
-    saved = checkpoint_steps(run) if resumed else []
     if rank == 0:
         if not resumed:
             create_run(run)
@@ -79,6 +83,7 @@ def train(config: Config) -> RunResult:
     if saved:
         facts = checkpoint.restore(run, config, model, optimizers, saved[-1])
     start = saved[-1] if saved else 0
+    extension = take_up_extension(facts, config, start, lr_multiplier)
     if finished(facts, config, start):
         if rank == 0:
             plot_loss([run], run / "loss.png")
@@ -122,13 +127,16 @@ def train(config: Config) -> RunResult:
         if rank == 0:
             trim_metrics(run, saved[-1] if saved else None)
             remove_unfinished(run)
+            update_config(run, config)
         resumed_at = start if resumed else None
         describe(log, data, parallel.describe_devices(mode), newton_schulz_dtype(config), resumed_at)
+        if extension:
+            log.say(extension)
         model.train()
         if start == 0:
             run_evaluation(0)
         batches = train_batches(data.train, start, config.train.steps, rank, count)
-        for step, batch in enumerate(batches, start + 1):
+        for step, batch in profiled(log, start, batches):
             step_metrics = train_step(config, wrapped, optimizers, step - 1, place(batch))
             record(log, config, model, step, step_metrics)
 
@@ -168,11 +176,10 @@ def record(log: RunLog, config: Config, model: nn.Module, step: int, found: dict
     if not math.isfinite(loss) or not math.isfinite(grad_norm):
         names = [name for name, _ in model.named_parameters()]
         finite = dict(zip(names, found["leaf_norms"].isfinite().tolist(), strict=True))
-        raise not_finite(
-            step, f"the loss is {loss} and the norm of the gradient {grad_norm}", finite, checkpoint_steps(log.run)
-        )
+        what = f"the loss is {loss} and the norm of the gradient {grad_norm}"
+        raise not_finite(step, what, finite, checkpoint_steps(log.run), log.run)
     if step % config.output.log_every == 0 or step == 1:
-        log.train(step, loss, found["learning_rate"], grad_norm)
+        log.train(step, loss, found["learning_rate"], grad_norm, found)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from typing import TypeVar
 
 import tyro
 
+from twinstep import pretrained
 from twinstep.config import MODELS, Config, CorpusConfig, flag, from_dict, to_dict
 from twinstep.data import load_tokenizer
 from twinstep.errors import UserError
 from twinstep.presets import DEFAULTS, PRESETS
-from twinstep.progress import PLACES
-from twinstep.run_dir import TOKENIZER
+from twinstep.pretrained.start import check_model, check_preset, with_model
+from twinstep.progress import HORIZON, PLACES
+from twinstep.run_dir import TOKENIZER, checkpoint_steps, has_no_data
 
 Options = TypeVar("Options")
 
@@ -27,14 +29,21 @@ def parse_train_config(prog: str, argv: list[str], run_prefix: str) -> Config:
 
     argv: what follows the program's name. run_prefix: how the run directories begin that --resume looks for.
     With --resume the run's own configuration takes the place of the preset, and flags that contradict it raise
-    UserError, as does every other bad flag. --help prints and exits 0.
+    UserError, as does every other bad flag. With --init-from the model is the folder's. --help prints and exits 0.
     """
     model, preset, rest = _split_model(argv)
     default = DEFAULTS[model] if preset is None else PRESETS[preset]
+    source, _ = _find_value(rest, "init-from")
     if "--resume" in rest and not {"--help", "-h"} & set(rest):
         return _parse_resumed(prog, model, preset, rest, run_prefix)
-    config = parse_flags(prog, default, rest)
+    if source is not None:
+        named = model if argv[0] == model else None
+        config = _parse_with_model(prog, named, preset, rest, Path(source))
+    else:
+        config = parse_flags(prog, default, rest)
     _check_bpe_size(config, rest)
+    if config.output.extend_to is not None:
+        raise UserError("--extend-to goes on with a run that is there; pass --resume and its --out-dir too")
     return config
 
 
@@ -95,21 +104,52 @@ def _find_value(words: list[str], name: str) -> tuple[str | None, slice]:
     return value, place
 
 
+def _parse_with_model(prog: str, model: str | None, preset: str | None, rest: list[str], source: Path) -> Config:
+    found = pretrained.read_config(source)
+    if model not in (None, found.model_name):
+        raise UserError(f"{source} holds a model of {found.model_name}, not of {model}; pass that name, or none")
+    base = DEFAULTS[found.model_name]
+    if preset is not None:
+        base = PRESETS[preset]
+        check_preset(preset, base, found, source)
+    config = parse_flags(prog, with_model(base, found), rest)
+    check_model(config, found, source)
+    return config
+
+
 def _parse_resumed(prog: str, model: str, preset: str | None, rest: list[str], run_prefix: str) -> Config:
     out_dir, _ = _find_value(rest, "out-dir")
     run = Path(out_dir) if out_dir is not None else _newest_run(run_prefix, model)
     saved = read_run_config(run)
     if saved.model_name != model:
         raise UserError(f"{run} holds a run of {saved.model_name}, not of {model}; pass that model's name")
-    # Coordinator and processes belong to one start of a run: they are not taken over.
+    # Coordinator, processes and the steps to profile belong to one start of a run: they are not taken over.
     devices = replace(saved.devices, coordinator=None, num_processes=None, process_id=None)
-    saved = replace(saved, devices=devices, output=replace(saved.output, out_dir=str(run), resume=True))
+    saved = replace(saved, devices=devices, output=replace(saved.output, out_dir=str(run), resume=True, profile=None))
+    if isinstance(saved.data, CorpusConfig) and has_no_data(run) and _find_value(rest, "data")[0] is None:
+        raise UserError(
+            f"the model in {run} was imported and has no data; pass --data, or --init-from {run} for a new run with "
+            "flags of its own"
+        )
     config = _with_own_tokenizer(parse_flags(prog, saved, rest), saved, run)
     _check_same(config, saved, run)
+    if saved.train.init_from is None and config.train.init_from is not None:
+        raise UserError(f"--init-from begins a new run, and {run} holds one; leave --resume out, or --init-from")
     if preset is not None:
         asked = _with_own_tokenizer(parse_flags(prog, PRESETS[preset], rest), saved, run)
         _check_same(_as_recorded(asked, saved), saved, run)
-    return config
+    return config if _find_value(rest, "extend-to")[0] is None else _extended(config, run)
+
+
+def _extended(config: Config, run: Path) -> Config:
+    """The configuration of a run that goes on to --extend-to, whatever set its horizon before."""
+    steps, saved = config.output.extend_to, checkpoint_steps(run)
+    assert steps is not None
+    if not saved:
+        raise UserError(f"the run in {run} has no finished checkpoint to go on from; pass --resume without --extend-to")
+    if steps <= saved[-1]:
+        raise UserError(f"--extend-to is {steps}, but the run in {run} is at step {saved[-1]}; pass a later step")
+    return replace(config, train=replace(config.train, steps=steps, target_flops=None, tokens_per_parameter=None))
 
 
 def _check_bpe_size(config: Config, flags: list[str]) -> None:
@@ -153,7 +193,9 @@ def _as_recorded(config: Config, saved: Config) -> Config:
         if name in ("vocab_size", "features", "classes") and getattr(config.model, name, value) is None
     }
     train = config.train
-    if train.target_flops is not None or train.tokens_per_parameter is not None:
+    if saved.output.extend_to is not None:
+        train = replace(train, **{name: getattr(saved.train, name) for name in HORIZON})
+    elif train.target_flops is not None or train.tokens_per_parameter is not None:
         train = replace(train, steps=saved.train.steps)
     return replace(config, model=replace(config.model, **sizes), train=train)
 

@@ -1,7 +1,9 @@
 """Errors meant for people: one clear line, exit code 2, no traceback."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -16,16 +18,21 @@ class RunError(UserError):
     exit_code = 1
 
 
-def not_finite(step: int, what: str, finite: Mapping[str, bool], saved: Sequence[int]) -> RunError:
+def not_finite(
+    step: int, what: str, finite: Mapping[str, bool], saved: Sequence[int], run: Path | None = None
+) -> RunError:
     """The end of a run whose numbers overflowed.
 
     finite: for each tensor by name, whether all its numbers are finite. saved: the steps of the finished checkpoints.
+    run: the run whose batch to look at; None where it was not in training.
     """
     tensor = next((name for name, is_finite in finite.items() if not is_finite), "no single tensor")
     kept = f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was saved before"
+    command = f"python -m twinstep.data --run {shlex.quote(str(run))} --batch {step - 1}"
+    look = f"look at its batch, number {step - 1} ({command}), or " if run is not None else ""
     return RunError(
-        f"step {step}: {what}; not finite: {tensor}; {kept}; start a new run with lower learning rates or a longer "
-        "warm-up"
+        f"step {step}: {what}; not finite: {tensor}; {kept}; {look}start a new run with lower learning rates or a "
+        "longer warm-up"
     )
 
 

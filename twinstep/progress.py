@@ -5,22 +5,25 @@ The facts are the JSON part of a checkpoint, the same in both frameworks:
 config                           the parts of the configuration that fix every number
 best_val_loss, best_step         the best evaluation so far
 evaluations_without_improvement  the number of evaluations since then, for early stopping
+extended_to, extended_from       where --extend-to was used: the number of steps now, and those before in their order
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from twinstep.config import Config, to_dict
+from twinstep.config import Config, OptimizerConfig, to_dict
 from twinstep.config.as_dict import ADDED
 from twinstep.errors import UserError
 from twinstep.run_dir import damaged
 
 Facts = dict[str, Any]
 
-PLACES = ("data", "cache_dir")  # paths to the data may change; its content is checked by its hash
+# Paths may change; what is there is checked by its hash.
+PLACES = ("data", "cache_dir", "init_from")
+HORIZON = ("steps", "target_flops", "tokens_per_parameter")  # what --extend-to changes
 
 
 def due(step: int, every: int) -> bool:
@@ -53,9 +56,10 @@ def first_facts(config: Config) -> Facts:
 def numbers(config: Config) -> dict[str, Any]:
     """The part of a configuration that decides what is computed, as JSON values; without defaults of fields ADDED."""
     values = to_dict(config)
-    parts = {part: dict(values[part]) for part in ("model", "data", "optimizer", "train")}
-    for name in PLACES:
-        parts["data"].pop(name, None)
+    parts = {
+        part: {name: value for name, value in values[part].items() if name not in PLACES}
+        for part in ("model", "data", "optimizer", "train")
+    }
     for part, later in ADDED.items():
         for name, default in later.items():
             if parts[part].get(name) == default:
@@ -66,6 +70,8 @@ def numbers(config: Config) -> dict[str, Any]:
 def check_config(facts: Facts, config: Config, run: Path) -> None:
     """Raises UserError if the checkpoint that holds these facts was made under another configuration."""
     theirs, ours = facts.get("config"), numbers(config)
+    if isinstance(theirs, dict) and extends(config, facts):
+        theirs = {**theirs, "train": {**theirs["train"], **{name: ours["train"][name] for name in HORIZON}}}
     if theirs == ours:
         return
     message = f"{run} holds a checkpoint of another run"
@@ -76,6 +82,38 @@ def check_config(facts: Facts, config: Config, run: Path) -> None:
                 if other != value:
                     message = f"{run}/config.json has {name} {value}, but its checkpoint was made with {other}"
     raise UserError(f"{message}; restore what was there, or start a new run in another --out-dir")
+
+
+def extends(config: Config, facts: Facts) -> bool:
+    """Whether a run was given another horizon by --extend-to since the checkpoint with these facts."""
+    return config.output.extend_to not in (None, facts.get("extended_to"))
+
+
+def take_up_extension(
+    facts: Facts, config: Config, step: int, lr_multiplier: Callable[[OptimizerConfig, int, Any], Any]
+) -> str:
+    """Update the facts of a run that is extended at `step`, and say what happens; nothing, and "", for any other.
+
+    lr_multiplier: the framework's own, from its `schedule.py`. Evaluations without improvement are counted anew: the
+    learning rate is another.
+    """
+    if not extends(config, facts):
+        return ""
+    before, after = facts["config"]["train"]["steps"], config.train.steps
+    facts.update(
+        config=numbers(config),
+        evaluations_without_improvement=0,
+        extended_to=after,
+        extended_from=[*facts.get("extended_from", []), before],
+    )
+    last, following = (
+        float(lr_multiplier(config.optimizer, steps, index))
+        for steps, index in ((before, max(step - 1, 0)), (after, step))
+    )
+    return (
+        f"extended from {before} to {after} steps: the schedules are those of {after} steps from here on; the learning "
+        f"rate goes from {last:.2g} to {following:.2g} of its peak"
+    )
 
 
 def note_evaluation(facts: Facts, step: int, val_loss: float) -> bool:

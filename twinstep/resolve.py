@@ -11,7 +11,7 @@ from twinstep.flops import flops_per_token, parameter_count
 def fill_in(config: Config, data: Data) -> Config:
     """The configuration with every size and the number of steps set; what a run records.
 
-    Raises UserError if the horizon is shorter than one step.
+    Raises UserError if the horizon is shorter than one step, or than the steps to profile.
     """
     model = config.model
     if isinstance(model, GPTConfig | EmbeddingConfig):
@@ -24,7 +24,10 @@ def fill_in(config: Config, data: Data) -> Config:
     else:
         model = replace(model, features=data.features, classes=data.classes)
     config = replace(config, model=model)
-    return replace(config, train=replace(config.train, steps=horizon(config)))
+    steps = horizon(config)
+    if config.output.profile_steps.stop > steps + 1:
+        raise UserError(f"--profile is {config.output.profile}, but the run has {steps} steps; profile earlier ones")
+    return replace(config, train=replace(config.train, steps=steps))
 
 
 def horizon(config: Config) -> int:

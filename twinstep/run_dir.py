@@ -1,7 +1,7 @@
 """Layout of a run directory, and its metrics log.
 
 config.json     the configuration, sizes filled in
-data.json       what was read: files, bytes, SHA-256 of the data and of the tokenizer
+data.json       what was read: files, bytes, SHA-256 of the data, of the tokenizer, and of the weights of --init-from
 metrics.jsonl   one object per line, each with `step`, the optimizer steps done
 loss.png        the curves
 tokenizer.json  where one was trained or given
@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from twinstep.config import Config, to_dict
 from twinstep.errors import RunError, UserError, first_line
@@ -104,27 +104,51 @@ def write_run(run: Path, config: Config, data_summary: dict[str, Any], tokenizer
         raise UserError(f"cannot write to {run}: {error.strerror}; make room, or pass another --out-dir") from error
 
 
-def lock_run(run: Path) -> IO[bytes]:
-    """An open file that locks the run until it is closed or the process ends, however it ends.
+def update_config(run: Path, config: Config) -> None:
+    """Bring config.json up to date with what a resume may change: the horizon, and the places of data and weights."""
+    path, now = run / "config.json", to_dict(config)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        output = {**values["output"], "extend_to": config.output.extend_to}
+        updated = {**values, "data": now["data"], "train": now["train"], "output": output}
+        if updated != values:
+            write_atomically(path, json.dumps(updated, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}; make room and pass --resume again") from error
+
+
+def lock_run(run: Path) -> contextlib.ExitStack:
+    """A context that locks the run until it is left or the process ends, however it ends.
 
     Two processes that write one run would mix their lines and delete each other's checkpoints. Raises UserError if
-    another one holds the lock. A file system without locks is used without.
+    another one holds the lock. A file system without locks is used without. It is the folder's lock: config.json may be
+    replaced meanwhile.
     """
-    file = (run / "config.json").open("rb")
+    folder, stack = os.open(run, os.O_RDONLY), contextlib.ExitStack()
+    stack.callback(os.close, folder)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        stack.close()
         raise UserError(f"another process is writing to {run}; stop it first, or pass another --out-dir") from None
     except OSError:
         pass
-    return file
+    return stack
+
+
+def has_no_data(run: Path) -> bool:
+    """Whether a run is a model that was imported without data and has not been trained since."""
+    try:
+        return json.loads((run / "data.json").read_text(encoding="utf-8")) == {}
+    except (OSError, ValueError):
+        return False
 
 
 def check_data(run: Path, data_summary: dict[str, Any]) -> None:
     """Raises UserError if the data has changed since the run began: its batches would be different ones.
 
-    A run that was converted from weights alone has an empty data.json: what it is first trained on is recorded.
+    A run that was imported has an empty data.json: what it is first trained on is recorded. The weights of --init-from
+    are read, and so compared, before the first checkpoint only.
     """
     path = run / "data.json"
     if data_summary.get("tokenizer") == "bpe" and not (run / TOKENIZER).exists():
@@ -134,6 +158,11 @@ def check_data(run: Path, data_summary: dict[str, Any]) -> None:
         if recorded == {}:
             write_atomically(path, json.dumps(data_summary, indent=2) + "\n")
             return
+        if data_summary.get("init_sha256", recorded.get("init_sha256")) != recorded.get("init_sha256"):
+            raise UserError(
+                f"the model in {data_summary['init_from']} has changed since the run in {run} began (its SHA-256 "
+                "differs); restore it, or start a new run in another --out-dir"
+            )
         for name in ("sha256", "tokenizer", "tokenizer_sha256", "vocab_size", "train", "validation", "train_examples"):
             if recorded.get(name) != data_summary.get(name):
                 if name == "tokenizer_sha256":

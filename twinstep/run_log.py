@@ -1,13 +1,16 @@
 """The log of a run: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
 
 import importlib.util
+import math
 import os
 import sys
 import time
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -81,17 +84,25 @@ class RunLog:
         """Leave the time since the last step (an evaluation, a save) out of the training speed."""
         self.last_time = time.perf_counter()
 
-    def train(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Record one training step; the speed is the mean since the last record."""
+    def train(
+        self, step: int, loss: float, learning_rate: float, grad_norm: float, metrics: Mapping[str, SupportsFloat]
+    ) -> None:
+        """Record one training step; the speed is the mean since the last record.
+
+        metrics: all that the step returned, of which the norms of each label's parameters are recorded where they are
+        finite: "param_norm/LABEL", "update_norm/LABEL". The gradient may be finite, and what it does to them not.
+        """
         now = time.perf_counter()
         steps_per_second = (step - self.last_step) / max(now - self.last_time, 1e-9)
         self.last_step, self.last_time = step, now
         speed = steps_per_second * self.units_per_step
+        group_norms = {name: float(x) for name, x in metrics.items() if "_norm/" in name}
         record = {
             "step": step,
             "loss": loss,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
+            **{name: norm for name, norm in group_norms.items() if math.isfinite(norm)},
             f"{self.unit}_per_second": speed,
         }
         if self.peak_flops:
@@ -104,6 +115,16 @@ class RunLog:
         """Record an evaluation and print it."""
         self.write({"step": step, **metrics})
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        self.skip_time()
+
+    @contextmanager
+    def writing_profile(self, how_to_look: str) -> Iterator[None]:
+        """Say that a profile was written in the block, or why it was not; neither ends the run."""
+        try:
+            yield
+            self.say(f"profile: {how_to_look}")
+        except (OSError, RuntimeError) as error:
+            self.say(f"profile: it could not be written: {first_line(error)}")
         self.skip_time()
 
     def write(self, record: dict[str, Any]) -> None:
@@ -159,6 +180,17 @@ def describe(
     if data.validation_text is not None:
         log.say(f"gzip -9 makes {data.validation_gzip_bits_per_byte():.4f} bits per byte of the validation text")
     log.say(f"{'run' if resumed_at is None else f'resumed at step {resumed_at}'}: {log.run}")
+
+
+def steps_to_profile(log: RunLog, start: int) -> range:
+    """The steps of `--profile` in a run that goes on after step `start`; none on other processes than the main one."""
+    asked = log.config.output.profile_steps
+    if not asked or not log.is_main:
+        return range(0)
+    if asked.stop <= start + 1:
+        log.say(f"profile: steps {asked.start} to {asked.stop - 1} were taken before; --profile later ones")
+        return range(0)
+    return range(max(asked.start, start + 1), asked.stop)
 
 
 class TensorBoard:

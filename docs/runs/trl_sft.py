@@ -26,7 +26,6 @@ from trl import SFTConfig, SFTTrainer
 
 from docs.runs.trainer import Both
 from parity.convert import convert, write
-from parity.formats.huggingface import hugging_face_name
 from parity.formats.snapshot import Snapshot
 from torch_ref.input import to_tensors
 from torch_ref.models import load_weights, make_model, weight_shapes
@@ -37,6 +36,7 @@ from twinstep.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, Tr
 from twinstep.data import Data, load_data
 from twinstep.data.batches import training_rows
 from twinstep.init import initial_weights
+from twinstep.pretrained.huggingface import names
 
 STEPS, MICRO, ACCUMULATION, LENGTH = 8, 2, 2, 96
 CONFIG = Config(
@@ -144,9 +144,9 @@ def trl_losses(config: Config, data: Data, found: list[Messages]) -> list[float]
 def with_our_names(config: Config, theirs: nn.Module) -> nn.Module:
     """Our model with the parameters of transformers' in it, so that our optimizers find them by our names."""
     ours = make_model(config)
-    for name in dict(ours.named_parameters()):
+    for name, their_name in names(config.model.depth).items():
         module, _, leaf = name.rpartition(".")
-        setattr(ours.get_submodule(module), leaf, theirs.get_parameter(hugging_face_name(name)))
+        setattr(ours.get_submodule(module), leaf, theirs.get_parameter(their_name))
     return ours
 
 

@@ -4,9 +4,7 @@ Our BPE is already a tokenizer.json. Bytes become one too: every byte its own to
 no text holds, is the BOS token. Where it has the special tokens of dialogues, our template of these goes along.
 """
 
-import json
 from pathlib import Path
-from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -14,7 +12,7 @@ from parity.formats import files
 from parity.formats.chat_template import CHAT_TEMPLATE
 from twinstep.config import Config, CorpusConfig
 from twinstep.data import BPETokenizer, ByteTokenizer
-from twinstep.data.tokenizer import BOS, BYTE_OF, CHAT_TOKENS, SPECIAL_TOKENS, Special
+from twinstep.data.tokenizer import BOS, BYTE_OF, CHAT_TOKENS, Special
 
 
 def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | None:
@@ -37,21 +35,6 @@ def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | Non
         settings["chat_template"] = CHAT_TEMPLATE
     files.write_json(folder / "tokenizer_config.json", settings)
     return tokenizer.bos
-
-
-def read_tokenizer(folder: Path) -> tuple[Literal["bytes", "bpe"], str | None]:
-    """Which tokenizer a folder has, and its text where that is no plain bytes."""
-    text = files.read_tokenizer(folder)
-    if text is not None and is_bytes(text):
-        return "bytes", None
-    return "bpe", text
-
-
-def is_bytes(text: str) -> bool:
-    """Whether a tokenizer.json is that of plain bytes, as we or transformers wrote it."""
-    vocab = json.loads(text)["model"].get("vocab")
-    known = [json.loads(byte_tokenizer_json(special))["model"]["vocab"] for special in SPECIAL_TOKENS]
-    return vocab in known and BPETokenizer(text).bos == ByteTokenizer.bos
 
 
 def byte_tokenizer_json(special_tokens: Special) -> str:

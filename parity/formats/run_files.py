@@ -4,10 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from parity.formats.files import read_tokenizer, write_json, write_tokenizer
+from parity.formats.files import write_json, write_tokenizer
 from parity.formats.snapshot import Snapshot
 from twinstep.cli import read_run_config
 from twinstep.config import Config, to_dict
+from twinstep.pretrained.files import read_tokenizer
 from twinstep.run_dir import CHECKPOINTS, METRICS, read_metrics
 
 DATA = "data.json"

@@ -4,21 +4,18 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from parity.formats.files import WEIGHTS, read_json, read_safetensors, read_tokenizer, write_json, write_tokenizer
-from parity.formats.snapshot import Snapshot, as_numpy
-from twinstep.config import from_dict, to_dict
-from twinstep.errors import UserError
+from parity.formats.files import write_json, write_tokenizer
+from parity.formats.snapshot import Snapshot
+from twinstep.config import to_dict
+from twinstep.pretrained import safetensors_folder
+from twinstep.pretrained.files import read_tokenizer
+from twinstep.pretrained.safetensors_file import WEIGHTS
 
 
 def read(source: Path) -> Snapshot:
     """Raises UserError if a file is missing or damaged."""
-    values = read_json(source / "config.json")
-    try:
-        config = from_dict(values)
-    except UserError as error:
-        raise UserError(f"{source / 'config.json'}: {error}") from error
-    weights = as_numpy(source / WEIGHTS, read_safetensors(source), config.param_dtype)
-    return Snapshot(config, 0, weights, tokenizer=read_tokenizer(source))
+    config = safetensors_folder.read_config(source)
+    return Snapshot(config, 0, safetensors_folder.read_weights(source), tokenizer=read_tokenizer(source))
 
 
 def write(folder: Path, snapshot: Snapshot) -> None:

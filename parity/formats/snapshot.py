@@ -1,7 +1,6 @@
-"""What every format holds of a model, in NumPy and under torch's names, and the checks all formats share."""
+"""What every format holds of a model, in NumPy and under torch's names, and the shapes of its arrays."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -59,34 +58,6 @@ def optimizer_shapes_of(config: Config) -> dict[str, Shape]:
         for name, shape in parameters.items()
         for state in STATE[groups[labels[name]].algorithm]
     }
-
-
-def check_arrays(where: object, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], dtype: str) -> None:
-    """Raises UserError naming the first array that is missing, left over, of another shape or type, or not finite."""
-    check_names(where, arrays, shapes)
-    for name, array in arrays.items():
-        if array.shape != shapes[name]:
-            raise UserError(f"{where}: {name} has shape {array.shape}, the configuration asks for {shapes[name]}")
-        if array.dtype != dtype:
-            raise UserError(f"{where}: {name} has dtype {array.dtype}, the configuration asks for {dtype}")
-        if not np.isfinite(array).all():
-            raise UserError(f"{where}: {name} is not finite; take an earlier checkpoint")
-
-
-def check_names(where: object, found: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raises UserError naming the first key that is missing or left over, in the order of layers."""
-    found, wanted = set(found), set(wanted)
-    for problem, names in (("is missing", wanted - found), ("does not belong there", found - wanted)):
-        for name in sorted(names, key=natural_order):
-            others = f", nor {'do' if len(names) > 2 else 'does'} {len(names) - 1} more" if len(names) > 1 else ""
-            if problem == "is missing":
-                others = f", with {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"{where}: the key {name!r} {problem}{others}; is it of this model?")
-
-
-def natural_order(name: str) -> list[tuple[int, str]]:
-    """A key that sorts h.2 before h.10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def as_numpy(where: object, tensors: Mapping[str, torch.Tensor], dtype: str) -> dict[str, np.ndarray]:

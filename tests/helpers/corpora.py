@@ -1,5 +1,6 @@
 """Small corpora in every format, configurations for them, and the stream that they should become."""
 
+import gzip
 import json
 import random
 from pathlib import Path
@@ -22,12 +23,15 @@ def documents(count: int, length: int = 120, seed: int = 0) -> list[str]:
     return texts
 
 
-def write(path: Path, texts: list[str]) -> Path:
-    """One folder of .txt files, or one .jsonl or .parquet file, by the path's suffix."""
+def write(path: Path, texts: list[str], key: str = "text") -> Path:
+    """One folder of .txt files, or one .jsonl, .jsonl.gz or .parquet file, by the path's suffix."""
+    lines = "".join(json.dumps({"id": i, key: t}) + "\n" for i, t in enumerate(texts))
     if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(texts)))
+        path.write_text(lines)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines.encode()))
     elif path.suffix == ".parquet":
-        table = pa.table({"id": list(range(len(texts))), "text": texts})
+        table = pa.table({"id": list(range(len(texts))), key: texts})
         pq.write_table(table, path, row_group_size=7)
     else:
         path.mkdir()

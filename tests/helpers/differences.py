@@ -21,6 +21,7 @@ JAX_FILES = {
     "mesh.py": "how arrays lie on several devices, for fsdp",
     "models/block_scan.py": "fsdp's form of the loop over the blocks",
     "models/blockwise.py": "attention's fast form; torch has scaled_dot_product_attention",
+    "models/cudnn.py": "cuDNN's attention kernel for NVIDIA GPUs; torch has scaled_dot_product_attention",
     "models/splash.py": "JAX's Pallas attention kernel for TPUs; torch has scaled_dot_product_attention",
     "plot.py": "one command draws the runs of both",
     "stacks.py": "Muon's fast form: matrices of one shape in a stack, and the stack sharded",
@@ -78,6 +79,7 @@ DIFFERENCES: dict[str, tuple[str, str, str]] = {
         "optax has one transformation that follows the count of steps; torch has a list whose rates the loop sets",
     ),
     "optimizer.py clip_by_global_norm": ("grads", "model", GRADIENTS),
+    "optimizer.py group_norms": ("config, params, updates", "optimizers, before", IN_PLACE),
     "parallel.py": (
         "Steps, axis_name, attention, scans_blocks, muon_stacks, make_steps, jit_steps, pmap_steps, fsdp_steps, "
         "fsdp_train, with_signal",

@@ -56,6 +56,7 @@ def run(config: Config) -> dict[str, np.ndarray]:
         "loss": np.array(losses),
         "evaluation": np.array([float(x) for x in evaluated]),
         "leaf_norms": np.array([float(norms[name]) for name in sorted(norms)]),
+        **{name: np.array(float(x)) for name, x in metrics.items() if "_norm/" in name},
         **gradients,
         **parameters,
         **buffers,

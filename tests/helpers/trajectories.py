@@ -93,7 +93,7 @@ def run(config: Config, mode: str) -> dict[str, np.ndarray]:
     found |= {f"gradient.{name}": np.asarray(g) for name, g in flatten(state.opt_state[0].observed).items()}
     found |= {f"parameter.{name}": np.asarray(p) for name, p in flatten(state.params).items()}
     found |= {f"buffer.{name}": np.asarray(p) for name, p in flatten(state.buffers).items()}
-    found["leaf_norms"] = np.asarray(metrics["leaf_norms"])
+    found |= {name: np.asarray(x) for name, x in metrics.items() if name == "leaf_norms" or "_norm/" in name}
     evaluated = steps.evaluate(state, steps.place_eval_batch({name: x[0] for name, x in batch.items()}))
     return {"loss": np.array(losses), "evaluation": np.array([float(x) for x in evaluated]), **found}
 

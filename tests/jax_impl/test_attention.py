@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_impl.models import blockwise
+from jax_impl import parallel
+from jax_impl.models import blockwise, cudnn
 from jax_impl.models.attention import causal_attention
 from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.models.cache import BlockCache, cached_attention
@@ -147,3 +148,46 @@ def test_the_gradient_of_a_rotation_is_the_rotation_back(x64, dtype):
     tolerance = 50 * float(jnp.finfo(dtype).eps)
     assert float(jnp.vdot(rotated, y)) == pytest.approx(float(jnp.vdot(x, y_back)), rel=tolerance)
     np.testing.assert_allclose(back(rotated)[0], x, atol=tolerance)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs an NVIDIA GPU")
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("T", [64, 300, 301])
+def test_on_a_gpu_the_kernel_is_as_exact_as_the_blocks(x64, dtype, T):
+    assert cudnn.available()
+    q, k, v = (np.asarray(jnp.asarray(x, dtype), np.float64) for x in random_qkv(T=T, C=64))
+    weights = np.random.default_rng(1).standard_normal(q.shape)
+
+    def results(attention, dtype):
+        total = lambda *qkv: jnp.sum(attention(*qkv).astype(jnp.float64) * weights)
+        value, gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(*(jnp.asarray(x, dtype) for x in (q, k, v)))
+        return [np.asarray(x, np.float64) for x in (value, *gradients)]
+
+    true = results(causal_attention, jnp.float64)
+    ours, kernels = results(blockwise_attention, dtype), results(cudnn.cudnn_attention, dtype)
+    for exact, block, kernel in zip(true[1:], ours[1:], kernels[1:], strict=True):
+        assert np.linalg.norm(kernel - exact) <= 1.5 * np.linalg.norm(block - exact)
+
+
+def test_without_the_kernel_attention_for_gpus_is_the_blocks(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert parallel.attention() is cudnn.cudnn_attention
+    kernel = lambda q, k, v: jnp.full_like(q, 7.0)
+    monkeypatch.setattr(cudnn, "kernel", kernel)
+    for available, dtype, C, by_kernel in (
+        (False, jnp.bfloat16, 64, False),
+        (True, jnp.float32, 64, False),
+        (True, jnp.bfloat16, 36, False),
+        (True, jnp.bfloat16, 136, False),
+        (True, jnp.bfloat16, 64, True),
+        (True, jnp.float16, 128, True),
+    ):
+        monkeypatch.setattr(cudnn, "available", lambda found=available: found)
+        q, k, v = (jnp.asarray(x, dtype) for x in random_qkv(T=5, C=C))
+        expected = kernel(q, k, v) if by_kernel else blockwise_attention(q, k, v)
+        np.testing.assert_array_equal(cudnn.cudnn_attention(q, k, v), expected)
+
+
+def test_the_kernel_is_not_taken_where_it_does_not_compile():
+    if jax.default_backend() != "gpu":
+        assert not cudnn.available()

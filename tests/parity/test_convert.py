@@ -21,10 +21,10 @@ from jax_impl.muon import MuonState
 from jax_impl.tree import flatten
 from parity.convert import convert, detect
 from parity.formats import jax_run, torch_run
-from parity.formats.snapshot import check_arrays
 from tests.helpers.snapshots import CONFIGS, GPT, assert_same, make_snapshot, read, written
 from twinstep.cli import read_run_config
 from twinstep.errors import RunError, UserError
+from twinstep.pretrained.arrays import check_arrays
 from twinstep.run_dir import checkpoint_steps
 
 

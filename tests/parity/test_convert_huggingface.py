@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from parity.convert import convert
-from parity.formats.files import WEIGHTS
 from tests.helpers.snapshots import GPT, assert_same, make_snapshot, read, written
 from twinstep.errors import UserError
+from twinstep.pretrained.safetensors_file import WEIGHTS
 
 
 def test_weights_go_to_hugging_face_and_back_bit_for_bit(tmp_path):

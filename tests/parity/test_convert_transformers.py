@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from parity.formats.files import INDEX, WEIGHTS
 from parity.formats.snapshot import Snapshot, weight_shapes_of
 from tests.helpers.snapshots import assert_same, read, written
 from torch_ref.generate import generate
@@ -16,6 +15,7 @@ from twinstep.config import Config, CorpusConfig, GPTConfig
 from twinstep.data import ByteTokenizer
 from twinstep.data.tokenizer import BPETokenizer, train_bpe
 from twinstep.init import initial_weights
+from twinstep.pretrained.safetensors_file import INDEX, WEIGHTS
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 

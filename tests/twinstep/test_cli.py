@@ -23,7 +23,7 @@ def record(folder, *argv: str):
     """A run whose config is that of a command line, as training would have left it."""
     config = parse(*argv, "--out-dir", str(folder))
     folder.mkdir(parents=True)
-    write_run(folder, config, {})
+    write_run(folder, config, {"sha256": "0"})
     return config
 
 
@@ -74,6 +74,7 @@ def test_flags_that_repeat_the_run_or_change_nothing_it_computes_are_accepted(pl
     # d-model 96 alone would not fit the preset's heads: flags are read over the run's config, not over the preset.
     assert parse(*on, "--d-model", "96").model.head_dim == 32
     assert parse(*on, "--log-every", "3", "--save-every", "9", "--parallel", "jit").output.log_every == 3
+    assert parse(*on, "--sample-prompt", "Once").output.sample_prompt == "Once"
     assert parse(*on, "--data", str(place / "words.txt")).data.data == str(place / "words.txt")
 
 

@@ -117,6 +117,12 @@ def test_a_config_that_is_not_whole_is_refused(change, says):
         from_dict(values)
 
 
+def test_a_config_made_before_a_run_could_begin_from_a_model_began_from_none():
+    values = json.loads(json.dumps(to_dict(Config())))
+    del values["train"]["init_from"]
+    assert from_dict(values) == Config()
+
+
 def test_a_config_made_before_a_flag_of_devices_or_output_takes_its_default():
     values = json.loads(json.dumps(to_dict(Config())))
     del values["devices"]["keep_freed_memory"], values["output"]["keep_last"]

@@ -155,8 +155,8 @@ def test_a_corpus_that_vanishes_under_a_run_is_named(folder, cache):
 def test_a_file_that_grows_while_it_is_read_is_named(folder, cache, monkeypatch):
     read_split = corpus_module.read_split
 
-    def growing(paths):
-        yield from read_split(paths)
+    def growing(paths, text_key):
+        yield from read_split(paths, text_key)
         with (folder / "0007.txt").open("a") as file:
             file.write("more")
 

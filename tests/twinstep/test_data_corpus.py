@@ -55,18 +55,18 @@ def test_the_gzip_baseline_is_that_of_the_validation_text():
 
 
 @pytest.mark.parametrize("options", [{}, {"tokenizer": "bpe", "bpe_vocab_size": 300}], ids=["bytes", "bpe"])
-def test_txt_jsonl_and_parquet_give_one_stream(tmp_path, options):
+def test_txt_jsonl_gzip_and_parquet_give_one_stream(tmp_path, options):
     texts = corpora.documents(45)
     texts[3] = "a line that is long\n" * (2 * CHUNK // 20)  # more than one chunk
     texts[41] = "世" * (CHUNK + 5)  # no line end to cut at, a chunk's end within a character
     loaded = [
         corpora.load(corpora.write(tmp_path / name, texts), sequence_len=512, **options)
-        for name in ("folder", "lines.jsonl", "rows.parquet")
+        for name in ("folder", "lines.jsonl", "packed.jsonl.gz", "rows.parquet")
     ]
     streams = [corpora.validation_stream(data) for data in loaded]
     rows = [corpora.training_rows(data) for data in loaded]
-    assert streams[0] == streams[1] == streams[2]
-    assert rows[0] == rows[1] == rows[2]
+    assert streams[0] == streams[1] == streams[2] == streams[3]
+    assert rows[0] == rows[1] == rows[2] == rows[3]
     assert loaded[0].validation.batches > 0
     if not options:
         assert streams[0] == corpora.stream_of(texts[19::20])

@@ -38,7 +38,10 @@ def test_an_empty_path_is_not_the_current_folder():
 
 def test_a_file_of_an_unknown_kind_is_named(tmp_path):
     (tmp_path / "table.csv").write_text("a,b")
-    refused(tmp_path / "table.csv", r"table\.csv is of an unknown kind; known are \.txt \.md \.py \.jsonl \.parquet")
+    refused(
+        tmp_path / "table.csv",
+        r"table\.csv is of an unknown kind; known are \.txt \.md \.py \.jsonl \.jsonl\.gz \.parquet",
+    )
 
 
 def test_a_folder_without_texts_is_named(tmp_path):
@@ -156,7 +159,7 @@ def write_table(path: Path, **columns) -> Path:
 
 def test_a_parquet_file_without_text_is_named_with_its_columns(tmp_path):
     path = write_table(tmp_path / "a.parquet", content=["x"], id=[1])
-    refused(path, r'a\.parquet has no one column "text", but content, id; rename')
+    refused(path, r'a\.parquet has no one column "text", but content, id; pass --text-key')
 
 
 @pytest.mark.parametrize("values", [[1, 2], [b"x", b"y"], [["x"], ["y"]], [{"text": "x"}, {"text": "y"}]])

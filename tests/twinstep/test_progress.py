@@ -15,6 +15,7 @@ from twinstep.progress import (
     first_facts,
     note_evaluation,
     seal,
+    take_up_extension,
     unseal,
 )
 
@@ -84,3 +85,27 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name():
         check_config(facts, replace(GPT, data=CorpusConfig(sequence_len=8)), Path("run"))
     with pytest.raises(UserError, match="checkpoint of another run"):
         check_config({}, GPT, Path("run"))
+
+
+def test_an_extension_is_taken_up_once_and_counts_evaluations_anew():
+    def lr_multiplier(config, steps, index):
+        return index / steps
+
+    facts = {**first_facts(GPT), "evaluations_without_improvement": 2}
+    assert take_up_extension(facts, GPT, 600, lr_multiplier) == ""
+    assert facts == {**first_facts(GPT), "evaluations_without_improvement": 2}
+
+    longer = replace(GPT, train=replace(GPT.train, steps=1000), output=replace(GPT.output, extend_to=1000))
+    check_config(facts, longer, Path("run"))
+    with pytest.raises(UserError, match="has seed 5"):
+        check_config(facts, replace(longer, train=replace(longer.train, seed=5)), Path("run"))
+    says = take_up_extension(facts, longer, 701, lr_multiplier)
+    assert "extended from 700 to 1000 steps" in says
+    assert "from 1 to 0.7 of its peak" in says
+    expected = {**first_facts(longer), "extended_to": 1000, "extended_from": [700]}
+    assert facts == expected
+    assert take_up_extension(facts, longer, 800, lr_multiplier) == ""
+    assert facts == expected
+    check_config(facts, longer, Path("run"))
+    with pytest.raises(UserError, match="has steps 1001, but its checkpoint was made with 1000"):
+        check_config(facts, replace(longer, train=replace(longer.train, steps=1001)), Path("run"))

@@ -1,8 +1,11 @@
+import errno
 import json
 import multiprocessing
+from dataclasses import replace
 
 import pytest
 
+from twinstep.config import from_dict
 from twinstep.errors import RunError, UserError
 from twinstep.presets import DEFAULTS
 from twinstep.run_dir import (
@@ -12,11 +15,13 @@ from twinstep.run_dir import (
     check_data,
     checkpoint_steps,
     create_run,
+    has_no_data,
     lock_run,
     read_metrics,
     remove_old,
     remove_unfinished,
     trim_metrics,
+    update_config,
     write_atomically,
     write_run,
 )
@@ -99,6 +104,46 @@ def test_a_run_is_locked_until_its_process_ends_however_it_ends(tmp_path):
         process.join()
     with lock_run(tmp_path):
         pass
+
+
+def test_a_config_that_is_replaced_leaves_the_run_locked(tmp_path):
+    write_run(tmp_path, CONFIG, {})
+    with lock_run(tmp_path):
+        update_config(tmp_path, replace(CONFIG, train=replace(CONFIG.train, steps=9)))
+        with pytest.raises(UserError, match="another process is writing to"):
+            lock_run(tmp_path)
+
+
+def test_a_config_follows_the_horizon_and_the_places_and_nothing_else(tmp_path, monkeypatch):
+    write_run(tmp_path, CONFIG, {})
+    extended = replace(
+        CONFIG,
+        train=replace(CONFIG.train, steps=9),
+        output=replace(CONFIG.output, extend_to=9, log_every=77, resume=True),
+        devices=replace(CONFIG.devices, parallel="jit"),
+    )
+    update_config(tmp_path, extended)
+    expected = replace(extended, output=replace(CONFIG.output, extend_to=9), devices=CONFIG.devices)
+    assert from_dict(json.loads((tmp_path / "config.json").read_text())) == expected
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = (tmp_path / "config.json").read_bytes()
+    update_config(tmp_path, extended)  # nothing to write
+    monkeypatch.setattr("os.replace", full)
+    update_config(tmp_path, extended)
+    with pytest.raises(UserError, match="No space left"):
+        update_config(tmp_path, CONFIG)
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+def test_only_an_empty_record_says_that_there_is_no_data(tmp_path):
+    assert not has_no_data(tmp_path)
+    for text, expected in (("{}\n", True), ('{"sha256": "1"}', False), ("{", False), ("[]", False)):
+        (tmp_path / "data.json").write_text(text)
+        assert has_no_data(tmp_path) == expected
 
 
 def test_torn_lines_and_those_past_the_checkpoint_are_dropped(tmp_path):

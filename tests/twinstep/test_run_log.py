@@ -27,15 +27,17 @@ def test_a_step_is_recorded_with_its_speed_and_share_of_the_peak(tmp_path, monke
     clock = iter([100.0, 102.0, 110.0, 110.5])
     monkeypatch.setattr("twinstep.run_log.time.perf_counter", lambda: next(clock))
     with open_log(tmp_path) as log:
-        log.train(4, 2.5, 0.02, 0.5)  # four steps in two seconds
+        log.train(4, 2.5, 0.02, 0.5, {"leaf_norms": [3.0], "update_norm/matrix": 0.25})  # four steps in two seconds
         log.skip_time()
-        log.train(5, 2.0, 0.01, 0.4)  # one in half a second, without the eight of the evaluation between
+        # One in half a second, without the eight of the evaluation between.
+        log.train(5, 2.0, 0.01, 0.4, {"update_norm/matrix": float("inf")})
     assert read_metrics(tmp_path) == [
         {
             "step": 4,
             "loss": 2.5,
             "learning_rate": 0.02,
             "grad_norm": 0.5,
+            "update_norm/matrix": 0.25,
             "examples_per_second": 256.0,
             "mfu": pytest.approx(2 * 1e6 / 1e9),
         },
@@ -52,7 +54,7 @@ def test_a_step_is_recorded_with_its_speed_and_share_of_the_peak(tmp_path, monke
 
 def test_no_share_is_claimed_of_an_unknown_peak(tmp_path):
     with open_log(tmp_path, peak_flops=None, unit="tokens") as log:
-        log.train(1, 2.5, 0.02, 0.5)
+        log.train(1, 2.5, 0.02, 0.5, {})
     assert set(read_metrics(tmp_path)[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
 
 
@@ -66,7 +68,7 @@ def test_an_evaluation_is_recorded_and_said(tmp_path, capsys):
 def test_only_the_main_process_writes_and_speaks(tmp_path, capsys):
     config = replace(CONFIG, output=replace(CONFIG.output, tensorboard=True))
     with open_log(tmp_path, config, is_main=False) as log:
-        log.train(1, 2.5, 0.02, 0.5)
+        log.train(1, 2.5, 0.02, 0.5, {})
         log.evaluation(1, {"val_loss": 1.0})
         log.say("hello")
     assert capsys.readouterr().out == ""
@@ -125,7 +127,7 @@ log = RunLog(Path("."), DEFAULTS["gpt"], start=0, units_per_step=4096, unit="tok
              peak_flops=1e11)
 with log:
     log.say("a line above")
-    log.train(250, 2.3456, 0.02, 0.5)
+    log.train(250, 2.3456, 0.02, 0.5, {})
 """
 
 
@@ -194,12 +196,13 @@ def read_events(folder: Path) -> list[tuple[int, str, float]]:
 def test_tensorboard_gets_every_number_and_a_resume_takes_back_what_it_repeats(tmp_path):
     config = replace(CONFIG, output=replace(CONFIG.output, tensorboard=True))
     with open_log(tmp_path, config) as log:
-        log.train(1, 2.5, 0.25, 0.5)
+        log.train(1, 2.5, 0.25, 0.5, {"update_norm/matrix": 0.125})
         log.evaluation(1, {"val_loss": 1.5})
     found = read_events(tmp_path / "tensorboard")
-    assert {(1, "loss", 2.5), (1, "learning_rate", 0.25), (1, "grad_norm", 0.5), (1, "val_loss", 1.5)} <= set(found)
+    expected = {"loss": 2.5, "learning_rate": 0.25, "grad_norm": 0.5, "update_norm/matrix": 0.125, "val_loss": 1.5}
+    assert {(1, name, value) for name, value in expected.items()} <= set(found)
     with open_log(tmp_path, config, start=1) as log:
-        log.train(2, 2.0, 0.25, 0.5)
+        log.train(2, 2.0, 0.25, 0.5, {})
     after = read_events(tmp_path / "tensorboard")[len(found) :]
     assert (2, "session", 1) in after, "nothing says that events from step 2 on are void"
     assert (2, "loss", 2.0) in after

@@ -18,7 +18,10 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 MAY_BE_OLDER = ("devices", "output")  # these change no number: a run made before a field was there takes its default
 # Fields of the other parts that came later, each with the value that means what runs did before.
-ADDED: dict[str, dict[str, Any]] = {"data": {"text_key": "text", "special_tokens": "none", "chat": False}}
+ADDED: dict[str, dict[str, Any]] = {
+    "data": {"text_key": "text", "special_tokens": "none", "chat": False},
+    "train": {"init_from": None},
+}
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -21,8 +21,7 @@ class CorpusConfig:
     sequence_len: int = 256
     """Length of a training sequence in tokens."""
     tokenizer: str = "bytes"
-    """bytes: one token per UTF-8 byte; bpe: byte-level BPE trained on the training files and kept in the run; or a
-    tokenizer.json of byte-level BPE with the special token <|bos|>, which a new run copies."""
+    """bytes: one token per byte; bpe: BPE of bytes, trained on the training files; or a tokenizer.json with <|bos|>."""
     bpe_vocab_size: int = 4096
     """Tokens that bpe is trained to, the 256 bytes and the special tokens included."""
     special_tokens: Literal["none", "chat"] = "none"

@@ -30,6 +30,8 @@ class TrainConfig:
     """Seed of initial weights, data order, dropout and samples."""
     init: Literal["native", "nonzero"] = "native"
     """native: as upstream, head and output projections at zero; nonzero: these too are random."""
+    init_from: str | None = None
+    """Folder of a run, or a Hugging Face, nanochat or safetensors model, to begin with: its weights and tokenizer."""
     dtype: Dtype = "float32"
     """Compute dtype; parameters and optimizer state stay float32 (float64 in float64 runs)."""
     matmul_precision: Literal["default", "high", "highest"] = "highest"
@@ -96,6 +98,8 @@ class OutputConfig:
     """Run directory; the first free runs/jax-MODEL-N or runs/torch-MODEL-N when left out."""
     resume: bool = False
     """Continue the run in --out-dir (the newest one when left out) from its newest finished checkpoint."""
+    extend_to: int | None = None
+    """With --resume: the step to go on to, by the schedules of so many steps from here on; --steps when left out."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     save_every: int = 0
@@ -112,8 +116,11 @@ class OutputConfig:
     """Write TensorBoard event files too (extra: tensorboard)."""
     wandb: bool = False
     """Log to Weights & Biases too (extra: wandb; WANDB_MODE=offline keeps it on this machine)."""
+    profile: str | None = None
+    """FIRST:LAST, steps counted as in the log, from 1: a trace of these goes to profile/ in the run directory."""
 
     BOUNDS: ClassVar[dict[str, Bound]] = {
+        "extend_to": COUNT,
         "log_every": COUNT,
         "save_every": NATURAL,
         "keep_last": COUNT,
@@ -124,6 +131,16 @@ class OutputConfig:
     def __post_init__(self) -> None:
         check_bounds(self)
         check_text("sample_prompt", self.sample_prompt)
+        if self.profile is not None and not self.profile_steps:
+            raise UserError(f"--profile is {self.profile}; it must be FIRST:LAST, two steps from 1 on, such as 11:13")
+
+    @property
+    def profile_steps(self) -> range:
+        """The steps to profile; empty where none are, or where `profile` does not name any."""
+        first, _, last = (self.profile or "").partition(":")
+        if not (first.isdecimal() and last.isdecimal()):
+            return range(0)
+        return range(int(first), int(last) + 1) if int(first) >= 1 else range(0)
 
 
 @dataclass(frozen=True)
