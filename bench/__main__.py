@@ -12,6 +12,7 @@ from bench.report import draw, print_table, write_json
 from bench.upstream import check_checkout
 from twinstep.cli import parse_flags
 from twinstep.errors import UserError, run_command
+from twinstep.extras import needs
 
 # The modules, in the order in which they are measured.
 MEASUREMENTS = ("step", "classifier", "memory", "startup", "decoding", "growth")
@@ -23,6 +24,7 @@ def main(argv: list[str]) -> int:
     for name in names:
         if name not in MEASUREMENTS:
             raise UserError(f"--only {name}: there is no such measurement; choose from {', '.join(MEASUREMENTS)}")
+    needs("torch", "bench")
     if options.upstream is not None:
         check_checkout(options.upstream)
     if options.json is not None and not Path(options.json).resolve().parent.is_dir():

@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from bench.options import Row
 from twinstep.errors import UserError
+from twinstep.terminal import table_console
 
 MOMENT = "%Y-%m-%d %H:%M"
 MOST_COLUMNS = 3  # of the picture
@@ -61,7 +61,7 @@ def print_table(rows: list[Row], peak: dict[str, float]) -> None:
             "" if row.peak_share is None else f"{100 * row.peak_share:.0f} %",
             "" if row.others is None else f"{row.others:.2f}",
         )
-    console = Console(width=None if os.isatty(1) else 140)
+    console = table_console()
     console.print(table)
     shown = ", ".join(f"{name} {flops / 1e9:.0f}" for name, flops in peak.items())
     console.print(

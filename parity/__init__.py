@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 _shadows = runpy.run_path(str(Path(__file__).parents[1] / "twinstep" / "shadows.py"))
 _shadows["check_not_shadowed"](__file__, ("twinstep", "jax_impl", "torch_ref"))
 
+from twinstep.extras import needs  # noqa: E402
+
 if TYPE_CHECKING:
     from parity.adapters import linen_function, nnx_function
     from parity.any_port import compare
@@ -47,6 +49,7 @@ def __getattr__(name: str) -> Any:
     """Loads what is asked for, and with it both frameworks, only then: `python -m parity --help` needs neither."""
     if name not in HOMES:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
+    needs("torch", "parity")
     import importlib
 
     return getattr(importlib.import_module(f"parity.{HOMES[name]}"), name)

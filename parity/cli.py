@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from twinstep.config import MODELS
 from twinstep.errors import UserError
+from twinstep.extras import needs
 
 DTYPES = ("float64", "float32", "bfloat16")
 
@@ -23,6 +24,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str]) -> int:
     """Exit code: 0 all agrees, 1 something does not, 2 bad input (by `twinstep.errors.run_command`)."""
     args = make_parser().parse_args(argv)
+    needs("torch", "parity")
     return args.run(args)
 
 
@@ -69,8 +71,6 @@ def make_parser() -> Parser:
 
 def run_check(args: argparse.Namespace) -> int:
     """`check`: 0 if all agrees, else 1. Writes the reports. Raises UserError for a configuration that cannot run."""
-    from rich.console import Console
-
     from parity.check import SEEDS, check
     from parity.check_configs import subject
     from parity.environment import use_one_thread
@@ -78,6 +78,7 @@ def run_check(args: argparse.Namespace) -> int:
     from parity.report import print_report, write_report
     from parity.report.folder import open_folder
     from parity.request import Request
+    from twinstep.terminal import table_console
 
     if args.devices < 1:
         raise UserError(f"--devices is {args.devices}; it must be at least 1")
@@ -95,12 +96,15 @@ def run_check(args: argparse.Namespace) -> int:
     command += ["--seed", str(args.seed), *(["--devices", str(args.devices)] if args.devices > 1 else [])]
     command += [] if args.torch_checkpoint is None else ["--torch-checkpoint", args.torch_checkpoint]
     result = replace(result, command=shlex.join(command))
-    print_report(result, Console(), write_report(result, folder))
+    print_report(result, table_console(), write_report(result, folder))
     return 0 if result.verdict == "agrees" else 1
 
 
 def run_faults(args: argparse.Namespace) -> int:
     """`faults`: 0 if each fault is found where it belongs, else 1."""
+    from parity.faults.names import check_names
+
+    check_names(args.model, args.only)  # before jax and torch are loaded, which takes seconds
     from parity.environment import use_one_thread
     from parity.faults.run import run_catalogue
     from parity.report.folder import open_folder

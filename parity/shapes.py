@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import jax_impl.models
@@ -20,6 +19,7 @@ from torch_ref.step import forward
 from twinstep.config import Config
 from twinstep.data import load_data
 from twinstep.resolve import fill_in
+from twinstep.terminal import table_console
 
 Row = tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]  # name, torch's shape, JAX's
 
@@ -65,7 +65,7 @@ def print_shapes(model: str) -> int:
     table = Table("array", "torch", "JAX", "", title=f"{model}, one micro-batch, from batch to loss", box=None)
     for name, ours, theirs in rows:
         table.add_row(name, text(ours), text(theirs), "" if ours == theirs else "differs")
-    console = Console()
+    console = table_console()
     console.print(table)
     console.print("loss = summed loss / targets that count, a scalar in both")
     return int(any(ours != theirs for _, ours, theirs in rows))

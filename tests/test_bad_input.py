@@ -227,7 +227,7 @@ def test_a_tracker_whose_package_is_missing_is_refused(place, capsys, monkeypatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for framework in FRAMEWORKS:
         for extra in ("tensorboard", "wandb"):
-            says = rf"--{extra} needs a package that is missing: pip install 'twinstep\[{extra}\]'"
+            says = rf"which --{extra} needs: run pip install -e '\.\[{extra}\]' in {Path(__file__).parents[1]}"
             assert_refused(place, framework, ["linear", f"--{extra}", *NEW], says, capsys)
 
 

@@ -27,6 +27,7 @@ from tests.helpers.trust import (
 from twinstep.cli import parse_train_config, read_run_config
 from twinstep.config import GPTConfig
 from twinstep.data.tokenizer import train_bpe
+from twinstep.pretrained.files import byte_tokenizer
 
 BPE = ("--tokenizer", "bpe", "--bpe-vocab-size", "270")
 
@@ -278,6 +279,4 @@ def test_a_tokenizer_of_hugging_faces_that_is_plain_bytes_is_bytes(here):
     assert os.path.exists("gpt-hf/tokenizer.json")
     assert parse_train_config("train", ["--init-from", "gpt-hf"], "jax").data.tokenizer == "bytes"
     bpe = train_bpe(["some words and more words"] * 3, 256 + 1)
-    from twinstep.pretrained.files import is_bytes
-
-    assert not is_bytes(bpe._text)
+    assert byte_tokenizer(bpe.text) is None

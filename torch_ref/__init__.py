@@ -21,6 +21,10 @@ from types import ModuleType
 _shadows = runpy.run_path(str(Path(__file__).parents[1] / "twinstep" / "shadows.py"))
 _shadows["check_not_shadowed"](__file__, ("twinstep",))
 
+from twinstep.extras import needs  # noqa: E402
+
+needs("torch", "torch_ref")
+
 __all__ = [
     "checkpoint",
     "evaluate",

@@ -62,7 +62,7 @@ def numbers(config: Config) -> dict[str, Any]:
     }
     for part, later in ADDED.items():
         for name, default in later.items():
-            if parts[part].get(name) == default:
+            if name in parts[part] and parts[part][name] == default:
                 del parts[part][name]
     return {"model_name": values["model_name"], **parts}
 

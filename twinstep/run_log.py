@@ -1,6 +1,5 @@
 """The log of a run: metrics.jsonl always, a progress bar on a terminal, other trackers on request."""
 
-import importlib.util
 import math
 import os
 import sys
@@ -13,14 +12,16 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from twinstep.config import Config, CorpusConfig
 from twinstep.data import Data
 from twinstep.errors import UserError, first_line
+from twinstep.extras import needs
 from twinstep.flops import flops_per_token, parameter_count
 from twinstep.resolve import sequence_len, units_per_step
 from twinstep.run_dir import append_metrics, write_atomically
+from twinstep.terminal import Bar
 
 # Control characters except line end and tab: a sample of an untrained model must not control the terminal.
 CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
@@ -48,7 +49,7 @@ class RunLog:
         self.flops_per_step, self.peak_flops = flops_per_step, peak_flops
         self.console = RunConsole(highlight=False, quiet=not is_main)
         self.last_step, self.last_time = start, time.perf_counter()
-        self.bar = Progress(
+        self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -247,10 +248,10 @@ class WeightsAndBiases:
 
 
 def check_trackers(config: Config) -> None:
-    """Raises UserError naming the extra that is missing for a tracker that was asked for."""
-    for extra, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
-        if getattr(config.output, extra) and importlib.util.find_spec(package) is None:
-            raise UserError(f"--{extra} needs a package that is missing: pip install 'twinstep[{extra}]'")
+    """Raises MissingPackageError for a tracker that was asked for."""
+    for name, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+        if getattr(config.output, name):
+            needs(package, f"--{name}")
 
 
 def open_trackers(run: Path, config: Config, start: int) -> list[TensorBoard | WeightsAndBiases]:

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from twinstep.errors import run_command
+from twinstep.extras import needs
+
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "output"
 BY_HAND = {"trl_sft"}
@@ -28,6 +31,13 @@ def run(name: str) -> str:
     return done.stdout
 
 
-if __name__ == "__main__":
-    for name in sys.argv[1:] or names():
+def main(argv: list[str]) -> int:
+    for package in ("torch", "transformers"):
+        needs(package, "docs.runs")
+    for name in argv or names():
         (OUTPUT / f"{name}.txt").write_text(run(name))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from jax_impl.aot.chips import chip_of
 from jax_impl.aot.compile import AotOptions, absent_devices, compile_step, export_for_cuda, make_config
 from twinstep.cli import parse_flags
 from twinstep.errors import UserError, run_command
+from twinstep.terminal import table_console
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +63,7 @@ def show(found: dict[str, Any]) -> None:
         # Upstream's count of operations, and so MFU, takes attention as if nothing were masked: over 100% is possible.
         table.add_row("roofline: efficiency, MFU", f"{bound['efficiency']:.1%}, {bound['mfu']:.1%} as upstream counts")
     table.add_row("compile time", f"{found['compile_seconds']:.0f} s")
-    Console(highlight=False).print(table)
+    table_console(highlight=False).print(table)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from jax_impl.step import State, init_state, train_step
 from jax_impl.tree import flatten
 from twinstep.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, TrainConfig
 from twinstep.errors import RunError, UserError
+from twinstep.extras import needs
 from twinstep.flops import flops_per_token, matrix_flops_per_step, parameter_count
 from twinstep.resolve import sequence_len
 
@@ -60,6 +61,8 @@ class AotOptions:
 
 def absent_devices(topology: str) -> list[Any]:
     """Descriptions of the chips of a topology. Raises UserError without libtpu or for a name it does not know."""
+    if "TPU_LIBRARY_PATH" not in os.environ:  # JAX looks there first
+        needs("libtpu", "jax_impl.aot")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask a cloud's metadata server where we are
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a lock for chips, and there are none
     jax.config.update("jax_platforms", "cpu")
@@ -68,8 +71,7 @@ def absent_devices(topology: str) -> list[Any]:
     except Exception as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(
-            f"cannot compile for {topology} ({why}); install the compiler with pip install 'twinstep[tpu-aot]', and "
-            "pass a topology that it knows, such as v5e:4x4"
+            f"cannot compile for {topology} ({why}); pass a topology that libtpu knows, such as v5e:4x4"
         ) from error
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
-from rich.console import Console
 
 from parity.check import check_here
 from parity.check_configs import subject
@@ -23,6 +22,7 @@ from parity.result import Result, ratio_to_budget
 from twinstep.config import Config
 from twinstep.data import Data
 from twinstep.errors import UserError
+from twinstep.terminal import table_console
 
 STEPS = 5  # the least that shows warm-up, warm-down, a resume and the native start's third step
 
@@ -102,13 +102,8 @@ def config_of(fault: Fault) -> Config:
 
 
 def choose(model: str | None, only: str | None) -> list[Fault]:
-    """The faults asked for, those of one configuration together. Raises UserError where there are none."""
+    """The faults asked for, those of one configuration together."""
     chosen = [f for f in CATALOGUE if model in (None, f.model) and only in (None, f.name)]
-    if not chosen:
-        known = [f.name for f in CATALOGUE if model in (None, f.model)]
-        near = [name for name in known if only and only.lower() in name.lower()]
-        hint = f"perhaps {near[0]!r} was meant" if near else f"choose from {', '.join(known)}"
-        raise UserError(f"no fault{f' of {model}' if model else ''} is called {only!r}; {hint}")
     configs = [config_of(fault) for fault in CATALOGUE]
     return sorted(chosen, key=lambda fault: configs.index(config_of(fault)))
 
@@ -128,7 +123,7 @@ def run_catalogue(model: str | None, only: str | None, folder: Path) -> int:
     devices = max(fault.devices for fault in faults)
     if devices > 1:
         jax.config.update("jax_num_cpu_devices", devices)  # before JAX starts its devices
-    console, rows, started = Console(), list[dict[str, Any]](), time.monotonic()
+    console, rows, started = table_console(), list[dict[str, Any]](), time.monotonic()
     with compile_once(), console.status("injecting faults") as status:
         for outcome in inject(faults):
             rows.append(outcome.to_json())

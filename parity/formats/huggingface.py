@@ -13,11 +13,11 @@ from safetensors.numpy import save_file
 from parity.formats.files import write_json
 from parity.formats.huggingface_tokenizer import write_tokenizer
 from parity.formats.snapshot import Snapshot
-from twinstep.config import Config, CorpusConfig, GPTConfig, to_dict
+from twinstep.config import Config, CorpusConfig, GPTConfig
 from twinstep.errors import UserError
 from twinstep.pretrained import huggingface
-from twinstep.pretrained.files import is_bytes, read_tokenizer
-from twinstep.pretrained.huggingface import FIXED, OURS, RMS_NORM_EPS
+from twinstep.pretrained.files import byte_tokenizer, read_tokenizer
+from twinstep.pretrained.huggingface import FIXED, OURS, RMS_NORM_EPS, ROTARY_DTYPE
 from twinstep.pretrained.safetensors_file import WEIGHTS
 
 
@@ -26,7 +26,7 @@ def read(source: Path) -> Snapshot:
     config = huggingface.read_config(source)
     weights = huggingface.read_weights(source, config)
     text = read_tokenizer(source)
-    return Snapshot(config, 0, weights, tokenizer=None if text is None or is_bytes(text) else text)
+    return Snapshot(config, 0, weights, tokenizer=None if text is None or byte_tokenizer(text) else text)
 
 
 def write(folder: Path, snapshot: Snapshot) -> None:
@@ -34,7 +34,7 @@ def write(folder: Path, snapshot: Snapshot) -> None:
     config = snapshot.config
     if not isinstance(config.model, GPTConfig) or not isinstance(config.data, CorpusConfig):
         raise UserError(f"hf holds a gpt, and this is a run of {config.model_name}; pass --to safetensors")
-    if config.model.rotary_dtype != "float32":
+    if config.model.rotary_dtype != ROTARY_DTYPE:
         print(f"note: transformers rounds the rotary table to float32, this run to {config.model.rotary_dtype}")
     bos = write_tokenizer(folder, config, snapshot.tokenizer)
     write_json(folder / "config.json", make_config(config, bos))
@@ -67,5 +67,5 @@ def make_config(config: Config, bos: int | None) -> dict[str, Any]:
         "eos_token_id": bos,  # the BOS token of a document ends the one before
         "pad_token_id": None,
         "dtype": config.param_dtype,
-        OURS: to_dict(config),
+        **({} if model.rotary_dtype == ROTARY_DTYPE else {OURS: {"rotary_dtype": model.rotary_dtype}}),
     }

@@ -1,12 +1,14 @@
 """Tokenizers in the form of Hugging Face's, so that AutoTokenizer.from_pretrained reads them.
 
 Our BPE is already a tokenizer.json. Bytes become one too: every byte its own token, and no pairs to join; 0xFF, which
-no text holds, is the BOS token. Where it has the special tokens of dialogues, our template of these goes along.
+no text holds, is the BOS token. Both put the BOS token before a text, as training and `generate` do: in the file that
+is a post-processor, which `twinstep.data.load_tokenizer` takes off again. Where a tokenizer has the special tokens of
+dialogues, our template of these goes along.
 """
 
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from parity.formats import files
 from parity.formats.chat_template import CHAT_TEMPLATE
@@ -22,7 +24,7 @@ def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | Non
         text = byte_tokenizer_json(config.data.special_tokens)
     if text is None:
         return None
-    files.write_tokenizer(folder, text)
+    files.write_tokenizer(folder, with_bos(text))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
@@ -35,6 +37,15 @@ def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | Non
         settings["chat_template"] = CHAT_TEMPLATE
     files.write_json(folder / "tokenizer_config.json", settings)
     return tokenizer.bos
+
+
+def with_bos(text: str) -> str:
+    """A tokenizer.json that puts the BOS token before each text."""
+    bpe = Tokenizer.from_str(text)
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bpe.token_to_id(BOS))]
+    )
+    return str(bpe.to_str())
 
 
 def byte_tokenizer_json(special_tokens: Special) -> str:

@@ -19,7 +19,7 @@ import torch
 
 from parity.formats import nanochat_optimizer
 from parity.formats.files import write_json, write_tokenizer
-from parity.formats.snapshot import Snapshot
+from parity.formats.snapshot import Snapshot, without_places
 from twinstep.config import CorpusConfig, GPTConfig, to_dict
 from twinstep.errors import UserError
 from twinstep.pretrained.files import read_tokenizer
@@ -109,7 +109,7 @@ def make_meta(snapshot: Snapshot) -> dict[str, Any]:
             "smooth_train_loss": 0.0,
             "total_training_time": 0.0,
         },
-        OURS: {"config": to_dict(config), "facts": snapshot.facts},
+        OURS: {"config": to_dict(without_places(config)), "facts": snapshot.facts},
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from parity.formats.files import write_json, write_tokenizer
-from parity.formats.snapshot import Snapshot
+from parity.formats.snapshot import Snapshot, without_places
 from twinstep.config import to_dict
 from twinstep.pretrained import safetensors_folder
 from twinstep.pretrained.files import read_tokenizer
@@ -20,6 +20,6 @@ def read(source: Path) -> Snapshot:
 
 def write(folder: Path, snapshot: Snapshot) -> None:
     """Write into the empty `folder`."""
-    write_json(folder / "config.json", to_dict(snapshot.config))
+    write_json(folder / "config.json", to_dict(without_places(snapshot.config)))
     save_file(snapshot.weights, folder / WEIGHTS)
     write_tokenizer(folder, snapshot.tokenizer)

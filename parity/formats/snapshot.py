@@ -1,6 +1,7 @@
 """What every format holds of a model, in NumPy and under torch's names, and the shapes of its arrays."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from torch_ref.models import make_model, weight_shapes
 from torch_ref.optimizer import label_parameters, optimizer_groups
-from twinstep.config import Config
+from twinstep.config import Config, CorpusConfig, DeviceConfig, OutputConfig
 from twinstep.errors import UserError
 from twinstep.progress import Facts
 
@@ -34,6 +35,15 @@ class Snapshot(NamedTuple):
     facts: Facts | None = None
     tokenizer: str | None = None
     files: Mapping[str, bytes] = {}
+
+
+def without_places(config: Config) -> Config:
+    """A configuration as it leaves this machine: what was computed, but not from which folders and where to."""
+    data = config.data
+    if isinstance(data, CorpusConfig):
+        data = replace(data, data=None, cache_dir=None)
+    train = replace(config.train, init_from=None)
+    return replace(config, data=data, train=train, devices=DeviceConfig(), output=OutputConfig())
 
 
 def weight_shapes_of(config: Config) -> dict[str, Shape]:

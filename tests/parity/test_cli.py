@@ -1,15 +1,22 @@
 """`python -m parity`: exit codes 0, 1 and 2, one line on bad input, and the files that are written."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
 
 import parity.check
+from bench.__main__ import MEASUREMENTS
 from jax_impl import step
 from parity.cli import main
+from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import swapped
+from parity.faults.names import fault_names
 from tests.parity.test_result import a_result
 from twinstep.errors import run_command
 
@@ -55,6 +62,33 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(case, place, caps
     assert line.startswith("error: ")
     assert re.search(says, line), line
     assert [path.name for path in place.rglob("*") if path.is_file()] == ["notes.txt"]
+
+
+LOADED = """
+import sys
+from {module} import main
+from twinstep.errors import run_command
+code = run_command(main, {argv!r})
+print(code, *{{"jax", "torch"}} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(("module", "argv"), [("parity.cli", ["faults"]), ("bench.__main__", [])])
+def test_a_wrong_name_is_answered_with_all_names_before_a_framework_is_loaded(module, argv, place):
+    program = LOADED.format(module=module, argv=[*argv, "--only", "nonsense"])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout == "2\n"
+    (line,) = done.stderr.splitlines()
+    names = [fault.name for fault in CATALOGUE] if module == "parity.cli" else MEASUREMENTS
+    listed = line.partition("choose from ")[2]
+    assert all(name in listed for name in names)
+    assert list(place.iterdir()) == []
+
+
+def test_the_names_are_those_of_the_catalogue():
+    assert sorted(fault_names(None)) == sorted(fault.name for fault in CATALOGUE)
+    assert sorted(fault_names("mlp")) == sorted(fault.name for fault in CATALOGUE if fault.model == "mlp")
 
 
 def test_agreement_is_exit_code_0_and_a_report_in_the_default_folder(place, capsys):

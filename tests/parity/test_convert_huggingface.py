@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from parity.convert import convert
-from tests.helpers.snapshots import GPT, assert_same, make_snapshot, read, written
+from tests.helpers.snapshots import CONFIGS, GPT, assert_same, make_snapshot, read, written
+from twinstep.config import DeviceConfig, OutputConfig, to_dict
 from twinstep.errors import UserError
+from twinstep.presets import DEFAULTS
 from twinstep.pretrained.safetensors_file import WEIGHTS
 
 
@@ -18,9 +20,45 @@ def test_weights_go_to_hugging_face_and_back_bit_for_bit(tmp_path):
     found = read(tmp_path / "back", "torch", None)
     assert (found.step, found.optimizer) == (0, None)
     assert_same(found, snapshot, optimizer=False)
-    assert found.config.optimizer == snapshot.config.optimizer
+    assert found.config.data == snapshot.config.data  # of the text: tokenizer and length
+    assert found.config.optimizer == DEFAULTS["gpt"].optimizer  # weights alone start a run of their own
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt-float64"])
+@pytest.mark.parametrize("rotary_dtype", ["float32", "bfloat16"])
+def test_a_config_holds_the_model_and_nothing_of_the_run(tmp_path, name, rotary_dtype):
+    config = CONFIGS[name]
+    config = replace(config, model=replace(config.model, rotary_dtype=rotary_dtype))
+    snapshot = make_snapshot(config, 7)
+    folder = written(tmp_path / "hf", snapshot, "hf")
+    values = json.loads((folder / "config.json").read_text())
+    assert values.get("twinstep") == (None if rotary_dtype == "float32" else {"rotary_dtype": "bfloat16"})
+    assert not {"steps", "optimizer", "train", "out_dir", "data", "seed"} & set(values)
+    found = read(folder, "hf", None)
+    assert_same(found, snapshot, optimizer=False)
+    assert found.config.param_dtype == config.param_dtype
+
+
+def test_an_older_export_with_the_configuration_of_its_run_is_read(tmp_path):
+    snapshot = make_snapshot(replace(GPT, model=replace(GPT.model, rotary_dtype="bfloat16")), 7)
+    folder = written(tmp_path / "hf", snapshot, "hf")
+    edit_config(folder, twinstep=to_dict(snapshot.config))
+    found = read(folder, "hf", None)
+    assert_same(found, snapshot, optimizer=False)
     assert found.config.train == snapshot.config.train
-    assert found.config.data == snapshot.config.data
+
+
+@pytest.mark.parametrize("format", ["hf", "safetensors", "nanochat"])
+def test_no_export_names_a_folder_of_this_machine(tmp_path, format):
+    data = replace(GPT.data, data="/home/me/texts", cache_dir="/home/me/cache")
+    output = OutputConfig(out_dir="/home/me/runs/gpt")
+    config = replace(GPT, data=data, output=output, devices=DeviceConfig(coordinator="my-host:1234"))
+    folder = written(tmp_path / format, make_snapshot(config, 7), format)
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert b"/home/me" not in content, path.name
+        assert b"my-host" not in content, path.name
+    assert read(folder, format, None).config.model == config.model
 
 
 def edit_config(folder, **values):
@@ -49,6 +87,7 @@ def drop_from_config(folder, *names):
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps 1e-05"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}}, "rope_type 'yarn'; only 'default'"),
         ({"final_logit_softcapping": None}, "config.json: "),
+        ({"twinstep": {"rotary_dtype": "int8"}}, "rotary_dtype 'int8'; it must be one of float32"),
         ({"vocab_size": 512}, r"wte.weight has shape \(256, 32\)"),
         ({"num_hidden_layers": 3}, "'model.layers.2.mlp.fc1.weight' is missing"),
         ({"num_hidden_layers": 1}, "'model.layers.1.mlp.fc1.weight' does not belong"),

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from parity.formats.snapshot import Snapshot, weight_shapes_of
 from tests.helpers.snapshots import assert_same, read, written
-from torch_ref.generate import generate
+from torch_ref.generate import generate, sample_text
 from torch_ref.models import load_weights, make_model
 from twinstep.config import Config, CorpusConfig, GPTConfig
 from twinstep.data import ByteTokenizer
@@ -72,8 +72,9 @@ def test_transformers_reads_our_tokenizer(tmp_path, kind):
     folder = written(tmp_path / "hf", snapshot, "hf")
     ours, theirs = tokenizer or ByteTokenizer(), transformers.AutoTokenizer.from_pretrained(folder)
     ids = ours.encode(TEXT).tolist()
-    assert theirs(TEXT)["input_ids"] == ids
-    assert theirs.decode(ids) == TEXT
+    assert theirs(TEXT)["input_ids"] == [ours.bos, *ids]
+    assert theirs(TEXT, add_special_tokens=False)["input_ids"] == ids
+    assert theirs.decode(ids) == theirs.decode([ours.bos, *ids], skip_special_tokens=True) == TEXT
     assert theirs.bos_token_id == theirs.eos_token_id == ours.bos
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert model.generation_config.eos_token_id == ours.bos
@@ -84,9 +85,28 @@ def test_transformers_reads_our_tokenizer(tmp_path, kind):
     assert (tmp_path / "again" / INDEX).exists()
     found = read(tmp_path / "again", "hf", None)
     assert_same(found, snapshot, optimizer=False)
-    assert found.config == snapshot.config
+    assert found.config.data == snapshot.config.data
     if tokenizer is not None:
-        assert BPETokenizer(found.tokenizer).encode(TEXT).tolist() == ids
+        again = BPETokenizer(found.tokenizer)
+        assert again.encode(TEXT).tolist() == ids
+        assert again.identity == BPETokenizer(read(folder, "hf", None).tokenizer).identity == tokenizer.identity
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_a_prompt_continues_in_transformers_as_it_does_here(tmp_path, kind):
+    tokenizer = train_bpe([TEXT * 20], 300) if kind == "bpe" else None
+    snapshot, model = make_real(tokenizer)
+    if tokenizer is not None:
+        tokenizer.save(tmp_path / "tokenizer.json")
+        snapshot = snapshot._replace(tokenizer=(tmp_path / "tokenizer.json").read_text())
+    folder = written(tmp_path / "hf", snapshot, "hf")
+    expected = sample_text(model, snapshot.config, tokenizer or ByteTokenizer(), "Ein Satz", 48, 0.0, 0)
+
+    reader = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    ids = theirs.generate(**reader("Ein Satz", return_tensors="pt"), max_new_tokens=48, do_sample=False)[0]
+    assert reader.decode(ids, skip_special_tokens=True) == expected
+    assert len(set(expected)) > 8  # not a text that repeats itself
 
 
 def test_a_model_that_transformers_made_comes_in(tmp_path):

@@ -131,15 +131,38 @@ with log:
 """
 
 
-def seen_on_a_terminal(columns: int, place: Path) -> list[str]:
-    """The lines that a terminal of so many columns is sent, without its control sequences."""
+# The same, ended by Ctrl-C.
+INTERRUPTED = (
+    BAR.replace("import time", "import time\nfrom twinstep.signals import StopRequest")
+    + """
+    with StopRequest() as stop:
+        started = time.monotonic()
+        while stop.signal is None and time.monotonic() < started + 60:
+            time.sleep(0.01)
+    log.train(260, 2.3456, 0.02, 0.5)
+    log.say("interrupted")
+"""
+)
+
+
+def sent_to_a_terminal(program: str, columns: int, place: Path, type_at: str = "") -> str:
+    """What a terminal of so many columns is sent; Ctrl-C is typed once `type_at` is seen."""
     import fcntl
     import termios
 
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": str(columns)}
-    process = subprocess.Popen([sys.executable, "-c", BAR], cwd=place, env=environment, stdout=side, stderr=side)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=place,
+        env=environment,
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # whose Ctrl-C is a signal to the process
+    )
     os.close(side)
     sent = b""
     while True:
@@ -150,10 +173,55 @@ def seen_on_a_terminal(columns: int, place: Path) -> list[str]:
         if not chunk:
             break
         sent += chunk
+        if type_at and type_at in without_controls(sent.decode(errors="replace")):
+            os.write(main, b"\x03")
+            type_at = ""
     os.close(main)
     assert process.wait() == 0, sent
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent.decode())
+    return sent.decode()
+
+
+def without_controls(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def seen_on_a_terminal(columns: int, place: Path) -> list[str]:
+    """The lines that a terminal of so many columns is sent, without its control sequences."""
+    text = without_controls(sent_to_a_terminal(BAR, columns, place))
     return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def left_on_the_screen(sent: str, columns: int) -> list[str]:
+    """The lines of a terminal in the end: it wraps at its edge, and knows what rich asks of it."""
+    lines, row, column = [""], 0, 0
+    for code, character in re.findall(r"\x1b\[([0-9;?]*[A-Za-z])|(.)", sent, re.DOTALL):
+        if code == "2K":
+            lines[row] = ""
+        elif code == "1A":
+            row -= 1
+        elif code:
+            assert code[-1] in "mhl", code  # colours, the cursor shown or hidden
+        elif character == "\r":
+            column = 0
+        else:
+            if character == "\n" or column == columns:
+                row, column = row + 1, 0 if character != "\n" else column
+                lines += [""] * (row == len(lines))
+            if character != "\n":
+                lines[row] = lines[row].ljust(column)[:column] + character + lines[row][column + 1 :]
+                column += 1
+    return lines
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_after_ctrl_c_one_bar_is_left(columns, tmp_path):
+    sent = sent_to_a_terminal(INTERRUPTED, columns, tmp_path, type_at="loss 2.3456")
+    assert "^C" in sent
+    screen = left_on_the_screen(sent, columns)
+    bars = [line for line in screen if line.startswith("gpt ")]
+    assert len(bars) == 1, screen
+    assert "260/700" in bars[0]
+    assert "interrupted" in screen
 
 
 def test_the_bar_shows_loss_speed_share_of_the_peak_and_time_left_on_one_line(tmp_path):
@@ -235,6 +303,6 @@ def test_a_tracker_that_cannot_be_opened_ends_in_one_line(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="cannot open the tracker"):
         open_trackers(tmp_path, config, 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--tensorboard needs a package that is missing"):
+    with pytest.raises(UserError, match="No module named 'tensorboardX', which --tensorboard needs"):
         check_trackers(config)
     check_trackers(CONFIG)

@@ -51,8 +51,6 @@ class CorpusConfig:
                 f"--bpe-vocab-size is {self.bpe_vocab_size}; with --special-tokens chat it must be at least "
                 f"{LEAST_CHAT_VOCABULARY}"
             )
-        if self.chat and self.data is None:
-            raise UserError("--chat needs dialogues; pass --data with a .jsonl file or a folder of them")
         if self.chat and self.masked_targets:
             raise UserError("--chat decides which targets count; leave --masked-targets out")
 

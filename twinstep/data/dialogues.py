@@ -35,6 +35,8 @@ class Conversation(NamedTuple):
 
 def load_dialogues(config: Config, corpus: CorpusConfig, tokenizer_path: Path | None) -> Data:
     """Dialogues as rows of packed conversations."""
+    if corpus.data is None:
+        raise UserError("--chat needs dialogues; pass --data with a .jsonl file or a folder of them")
     files = find_corpus(corpus.data)
     _check_kinds(files)
     tokenizer = make_tokenizer(corpus, files, tokenizer_path, lambda: _training_texts(files))

@@ -124,7 +124,7 @@ class BPETokenizer:
     """
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self.text = text
         self.identity = hashlib.sha256(text.encode()).hexdigest()
         try:
             self._bpe = tokenizers.Tokenizer.from_str(text)
@@ -180,7 +180,7 @@ class BPETokenizer:
     def save(self, path: Path) -> None:
         """Writes tokenizer.json completely or not at all."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(self._text, encoding="utf-8")
+        temporary.write_text(self.text, encoding="utf-8")
         temporary.replace(path)
 
 
@@ -210,13 +210,28 @@ def load_tokenizer(path: Path, mend: str | None = None) -> BPETokenizer:
     mend: what to do then, where the file is not a run's own.
     """
     try:
-        return BPETokenizer(path.read_text(encoding="utf-8"))
+        return BPETokenizer(_without_bos(path.read_text(encoding="utf-8")))
     except OSError as error:
         mend = mend or "pass a run that has one"
         raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; {mend}") from error
     except ValueError as error:  # also UnicodeDecodeError
         mend = mend or "restore the run's own file"
         raise UserError(f"cannot use the tokenizer {path}: {error}; {mend}") from error
+
+
+def _without_bos(text: str) -> str:
+    """A tokenizer.json whose post-processor puts the BOS token before each text, as an export's does, without that.
+
+    `encode` never adds it: so the tokenizer keeps the identity that it had before it was exported.
+    """
+    try:
+        bpe = tokenizers.Tokenizer.from_str(text)
+        if bpe.encode("").ids != [bpe.token_to_id(BOS)]:
+            return text
+    except Exception:  # the library raises no narrower class; BPETokenizer says what is wrong
+        return text
+    bpe.post_processor = None
+    return str(bpe.to_str())
 
 
 def _natural(ids: ArrayLike) -> np.ndarray:

@@ -11,8 +11,6 @@ from twinstep.data.tokenizer import BYTE_OF, CHAT_TOKENS, SPECIAL_TOKENS, Specia
 from twinstep.errors import UserError
 from twinstep.run_dir import TOKENIZER
 
-PLAIN = {character: byte for character, byte in BYTE_OF.items() if byte != ByteTokenizer.bos}
-
 
 def read_json(path: Path) -> dict[str, Any]:
     """An object. Raises UserError if there is none."""
@@ -30,25 +28,23 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tokenizer(folder: Path) -> str | None:
     """The text of a folder's tokenizer.json, None if it has none. Raises UserError if it is not one of ours."""
     path = folder / TOKENIZER
-    if not path.exists():
-        return None
-    load_tokenizer(path)
-    return path.read_text(encoding="utf-8")
+    return load_tokenizer(path).text if path.exists() else None
 
 
-def is_bytes(text: str) -> bool:
-    """Whether a tokenizer.json is that of plain bytes: every byte its own token, and the BOS token in 0xFF's place."""
+def byte_tokenizer(text: str) -> ByteTokenizer | None:
+    """The byte tokenizer that a tokenizer.json describes, every byte its own token; None if it is a BPE."""
     vocab = json.loads(text)["model"].get("vocab")
-    return any(vocab == {**PLAIN, **ByteTokenizer(special_tokens).special} for special_tokens in SPECIAL_TOKENS)
+    plain = {character: byte for character, byte in BYTE_OF.items() if byte != ByteTokenizer.bos}
+    known = (ByteTokenizer(special_tokens) for special_tokens in SPECIAL_TOKENS)
+    return next((tokenizer for tokenizer in known if vocab == plain | tokenizer.special), None)
 
 
 def with_tokenizer(config: Config, text: str | None) -> Config:
     """The configuration with the tokenizer whose tokenizer.json this is; as it is for None."""
     if text is None or not isinstance(config.data, CorpusConfig):
         return config
-    tokenizer = BPETokenizer(text)
+    plain = byte_tokenizer(text)
+    tokenizer = plain or BPETokenizer(text)
     special: Special = "chat" if all(name in tokenizer.special for name in CHAT_TOKENS) else "none"
-    if is_bytes(text):
-        return replace(config, data=replace(config.data, tokenizer="bytes", special_tokens=special))
-    data = replace(config.data, tokenizer="bpe", bpe_vocab_size=tokenizer.vocab_size, special_tokens=special)
-    return replace(config, data=data)
+    data = replace(config.data, tokenizer="bytes" if plain else "bpe", special_tokens=special)
+    return replace(config, data=data if plain else replace(data, bpe_vocab_size=tokenizer.vocab_size))

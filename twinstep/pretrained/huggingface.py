@@ -11,11 +11,11 @@ A field that is left out has transformers' default, which is not always upstream
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from twinstep.config import Config, CorpusConfig, GPTConfig, from_dict
+from twinstep.config import Config, CorpusConfig, Dtype, GPTConfig, from_dict
 from twinstep.errors import UserError
 from twinstep.presets import DEFAULTS
 from twinstep.pretrained.arrays import check_names
@@ -40,7 +40,8 @@ FIXED: dict[str, tuple[Any, Any]] = {  # name: (ours, transformers' default)
 }
 COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 EPS = (RMS_NORM_EPS, 1e-6)  # transformers' default is accepted: upstream's own models were converted with it
-OURS = "twinstep"  # where a config of ours holds our configuration; transformers keeps it as an attribute
+ROTARY_DTYPE = "float32"  # transformers' own
+OURS = "twinstep"  # what transformers' config has no field for; it keeps this as an attribute
 
 
 def names(depth: int) -> dict[str, str]:
@@ -103,8 +104,8 @@ def check_fields(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def make_config(values: Mapping[str, Any]) -> Config:
-    """Our configuration, from ours where it holds one."""
-    base = from_dict(values[OURS]) if OURS in values else DEFAULTS["gpt"]
+    """Our configuration of a model of transformers'."""
+    base = base_config(values)
     if not isinstance(base.model, GPTConfig) or not isinstance(base.data, CorpusConfig):
         raise UserError(f"its {OURS} is of {base.model_name}, not of gpt")
     model = replace(
@@ -118,6 +119,20 @@ def make_config(values: Mapping[str, Any]) -> Config:
         softcap=float(values.get("final_logit_softcapping", 15.0)),
     )
     return replace(base, model=model, data=replace(base.data, sequence_len=values["max_position_embeddings"]))
+
+
+def base_config(values: Mapping[str, Any]) -> Config:
+    """The default run, in the model's dtypes. Raises UserError for a dtype that is none."""
+    ours = values.get(OURS, {})
+    if "model" in ours:  # exports used to hold the configuration of the whole run
+        return from_dict(ours)
+    base = DEFAULTS["gpt"]
+    assert isinstance(base.model, GPTConfig)
+    rotary_dtype = ours.get("rotary_dtype", ROTARY_DTYPE)
+    if rotary_dtype not in get_args(Dtype):
+        raise UserError(f"{OURS} has rotary_dtype {rotary_dtype!r}; it must be one of {', '.join(get_args(Dtype))}")
+    train = replace(base.train, dtype="float64") if values.get("dtype") == "float64" else base.train
+    return replace(base, model=replace(base.model, rotary_dtype=rotary_dtype), train=train)
 
 
 def head_dim(values: Mapping[str, Any]) -> int:

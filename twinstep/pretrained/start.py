@@ -30,7 +30,6 @@ SIZES = {
     "linear": {"head": "--head", "features": "--features", "classes": "--classes"},
     "mlp": {"hidden": "--hidden", "features": "--features", "classes": "--classes"},
 }
-FIXED = ("sequence_len", "tokenizer", "bpe_vocab_size", "special_tokens")  # of the data
 TORCH_ONLY = "num_batches_tracked"  # BatchNorm's count of batches, which torch keeps and nobody reads
 
 
@@ -38,7 +37,9 @@ def with_model(base: Config, found: Config) -> Config:
     """`base` with the model of the configuration found in a folder, and with what that fixes of the data."""
     data = found.data
     if isinstance(data, CorpusConfig) and isinstance(base.data, CorpusConfig):
-        fixed = {name: getattr(data, name) for name in FIXED}
+        fixed = {
+            name: getattr(data, name) for name in ("sequence_len", "tokenizer", "bpe_vocab_size", "special_tokens")
+        }
         data = replace(base.data, **fixed)
     return replace(base, model=found.model, data=data)
 
@@ -56,8 +57,8 @@ def check_model(config: Config, found: Config, source: Path) -> None:
         raise UserError(f"--tokenizer is {config.data.tokenizer}, but the model in {source} has {kind}; leave it out")
     if config.data.special_tokens != found.data.special_tokens:
         raise UserError(
-            f"--special-tokens is {config.data.special_tokens}, but the model in {source} was trained with "
-            f"{found.data.special_tokens}; leave the flag out"
+            f"--special-tokens is {config.data.special_tokens}, but the tokenizer of the model in {source} has "
+            f"{found.data.special_tokens}; leave it out"
         )
     if kind == "bpe":
         if not (source / TOKENIZER).exists():
