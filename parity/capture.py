@@ -5,7 +5,7 @@ reads the tags of `jax.ad_checkpoint.checkpoint_name`; our models tag each outpu
 A name that occurs again in one forward pass gets " #2", " #3".
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,9 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jax.extend import core
-from jax.extend.core.primitives import name_p
 from torch import nn
+
+from parity.jax_internals import (
+    Jaxpr,
+    Literal,
+    Scan,
+    Var,
+    bind,
+    called_function,
+    inner_jaxprs,
+    scan_of,
+    tag_of,
+)
 
 Visit = Callable[[str, jax.Array], jax.Array]
 
@@ -145,28 +155,28 @@ def tagged_shapes(function: Callable[..., Any], *args: Any) -> tuple[Any, dict[s
     return shapes, dict(zip(order, found, strict=True))
 
 
-def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], visit: Visit) -> list[Any]:
+def evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], visit: Visit) -> list[Any]:
     """Evaluates a jaxpr; `visit(name, value)` sees each tagged value and returns the value to go on with.
 
     Goes into every inner function that holds tags (jit, remat, custom derivatives, scan, unrolled) and leaves the
     others as they are. A function with a custom derivative and tags in it is differentiated through its body.
     """
-    values: dict[core.Var, Any] = {}
+    values: dict[Var, Any] = {}
 
     def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
+        return atom.val if isinstance(atom, Literal) else values[atom]
 
     values.update(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
-        if eqn.primitive is name_p:
-            outputs = [visit(eqn.params["name"], inputs[0])]
-        elif not has_tags(core.jaxprs_in_params(eqn.params)):
+        if (tag := tag_of(eqn)) is not None:
+            outputs = [visit(tag, inputs[0])]
+        elif not has_tags(inner_jaxprs(eqn)):
             outputs = bind(eqn, inputs)
-        elif eqn.primitive.name == "scan":
-            outputs = unroll(eqn, inputs, visit)
-        elif (inner := inner_function(eqn)) is not None:
+        elif (scan := scan_of(eqn)) is not None:
+            outputs = unroll(scan, inputs, visit)
+        elif (inner := called_function(eqn)) is not None:
             outputs = evaluate(inner.jaxpr, inner.consts, inputs, visit)
         else:
             outputs = bind(eqn, inputs)  # a loop of unknown length or a branch: its tags have no one value
@@ -174,51 +184,25 @@ def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], visi
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def has_tags(jaxprs: Iterator[core.Jaxpr]) -> bool:
+def has_tags(jaxprs: Iterable[Jaxpr]) -> bool:
     """Whether any of the jaxprs holds a tag, at any depth."""
-    return any(
-        eqn.primitive is name_p or has_tags(core.jaxprs_in_params(eqn.params)) for jaxpr in jaxprs for eqn in jaxpr.eqns
-    )
+    return any(tag_of(eqn) is not None or has_tags(inner_jaxprs(eqn)) for jaxpr in jaxprs for eqn in jaxpr.eqns)
 
 
-def inner_function(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
-    """The function that an equation calls once with its own inputs, if that is what it does."""
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    if isinstance(inner, core.Jaxpr) and not isinstance(inner, core.ClosedJaxpr):  # one class in newer JAX
-        inner = core.ClosedJaxpr(inner, ())
-    return inner if isinstance(inner, core.ClosedJaxpr) and len(inner.jaxpr.invars) == len(eqn.invars) else None
-
-
-def bind(eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
-    """One equation, unchanged, with its own rule of differentiation."""
-    with eqn.ctx.manager:
-        outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
-    return list(outputs) if eqn.primitive.multiple_results else [outputs]
-
-
-def unroll(eqn: core.JaxprEqn, inputs: list[Any], visit: Visit) -> list[Any]:
+def unroll(scan: Scan, inputs: list[Any], visit: Visit) -> list[Any]:
     """A scan as a Python loop; the tags of iteration i become "name[i]"."""
-    p = eqn.params
-    n_consts, n_carry = scan_sizes(p)
+    function, n_consts, n_carry = scan.function, scan.n_consts, scan.n_carry
     consts, carry, stacked = inputs[:n_consts], inputs[n_consts : n_consts + n_carry], inputs[n_consts + n_carry :]
     rows: dict[int, list[Any]] = {}
-    for i in range(p["length"])[:: -1 if p["reverse"] else 1]:
+    for i in range(scan.length)[:: -1 if scan.reverse else 1]:
 
         def visit_iteration(name: str, value: jax.Array, i: int = i) -> jax.Array:
             return visit(f"{name}[{i}]", value)
 
         args = [*consts, *carry, *(x[i] for x in stacked)]
-        outputs = evaluate(p["jaxpr"].jaxpr, p["jaxpr"].consts, args, visit_iteration)
+        outputs = evaluate(function.jaxpr, function.consts, args, visit_iteration)
         carry, rows[i] = outputs[:n_carry], outputs[n_carry:]
     return [*carry, *(jnp.stack(column) for column in zip(*(rows[i] for i in sorted(rows)), strict=True))]
-
-
-def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
-    """How many of a scan's inputs are constants, and how many the carry; newer JAX (0.11.2) counts in a flat tree."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].unpack()
-    return len(consts), len(carry)
 
 
 def fresh(name: str, taken: dict[str, Any]) -> str:

@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jax_impl.train
-import torch_ref.train
-from tests.helpers.trust import CHECKPOINT, FRAMEWORKS, arguments, assert_same_run, train
+from tests.helpers.trust import CHECKPOINT, FRAMEWORKS, TRAINER, arguments, assert_same_run, train
 from twinstep.run_dir import checkpoint_steps, read_metrics
 from twinstep.signals import StopRequest
 
-TRAINER = {"jax": jax_impl.train, "torch": torch_ref.train}
 NINE = ("--steps", "9", "--eval-every", "3", "--log-every", "1", "--keep-last", "9")
 
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,15 +26,6 @@ Figures = dict[str, Any]
 
 FRAMEWORKS = {"jax": "jax_impl", "torch": "torch_ref"}
 NEEDED = "jax flax optax orbax.checkpoint grain numpy safetensors tokenizers tyro rich matplotlib sklearn pyarrow torch"
-VERSIONS = """
-import json, platform, jax, torch
-from importlib.metadata import version
-names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "torch")
-cuda = torch.cuda.is_available()
-print(json.dumps({"python": platform.python_version(), **{name: version(name) for name in names},
-    "jax backend": jax.default_backend(), "jax devices": [d.device_kind for d in jax.devices()],
-    "torch devices": [torch.cuda.get_device_name()] if cuda else ["cpu"], "torch cuda": torch.version.cuda}))
-"""
 TESTS = ["tests/twins/test_losses.py", "tests/twins/test_schedule.py", "tests/twins/test_sampling.py"]
 TESTS += [f"tests/jax_impl/test_{n}.py" for n in ("attention", "gpt", "head_loss", "muon", "optimizer", "step")]
 TESTS += [f"tests/torch_ref/test_{n}.py" for n in ("gpt", "muon", "optimizer", "step")]
@@ -47,7 +39,7 @@ def versions(calls: Calls, figures: Figures) -> None:
     found = calls.run("-c", missing, limit=30).stdout.decode().split()
     if found:
         raise UserError(f"not installed: {', '.join(found)}; put their wheels' contents on PYTHONPATH")
-    figures |= json.loads(calls.run("-c", VERSIONS, limit=90).stdout.splitlines()[-1])
+    figures |= json.loads(calls.run("-m", "tools.installed", limit=90).stdout.splitlines()[-1])
     if calls.platform == "cuda" and (figures["jax backend"] != "gpu" or figures["torch devices"] == ["cpu"]):
         raise UserError(f"JAX runs on {figures['jax devices']} and torch on {figures['torch devices']}, not on a GPU")
 
@@ -108,11 +100,16 @@ def check_parity(calls: Calls, figures: Figures, environment: dict[str, str]) ->
 def tests(calls: Calls, figures: Figures) -> None:
     """Our own tests of the arithmetic, JAX on the device. Their tolerances were set on a CPU."""
     chosen, workers = (TESTS, 6) if calls.platform == "cuda" else (TESTS[:1], 0)
+    figures |= run_tests(calls, chosen, workers, limit=150)
+
+
+def run_tests(calls: Calls, chosen: list[str], workers: int, limit: float) -> Figures:
+    """Counts and failures of some of our tests."""
     # No plugins but our own: one that is installed by chance may warn, and warnings are errors.
     words = f"-m pytest -vv -rf --tb=short -p no:cacheprovider -p xdist -n {workers}".split()
-    called = calls.run(*words, *chosen, limit=150, ok=(0, 1), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+    called = calls.run(*words, *chosen, limit=limit, ok=(0, 1), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
                        JAX_ENABLE_COMPILATION_CACHE="0")  # fmt: skip
-    figures |= outcomes(called.stdout.decode(errors="replace"))
+    return outcomes(called.stdout.decode(errors="replace"))
 
 
 def kill_and_resume(calls: Calls, figures: Figures) -> None:
@@ -176,7 +173,7 @@ def main(argv: list[str]) -> int:
         deadline = started + 60 * args.minutes
         calls = Calls(args.platform, Path(folder), log, deadline, environment(args.platform, folder))
         for name in args.only or STEPS:
-            report["steps"].append(make_step(calls, name))
+            report["steps"].append(make_step(calls, name, STEPS[name]))
             report["seconds"] = round(time.monotonic() - started, 1)
             args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
             print(line_of(report["steps"][-1]), flush=True)
@@ -195,12 +192,12 @@ def environment(platform: str, folder: str) -> dict[str, str]:
     return {**here, **caches, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "MPLBACKEND": "Agg", "COLUMNS": "120"}
 
 
-def make_step(calls: Calls, name: str) -> dict[str, Any]:
+def make_step(calls: Calls, name: str, make: Callable[[Calls, Figures], None]) -> dict[str, Any]:
     """One step's entry in the report: its figures or its error, and the commands it ran."""
     calls.entries, started = [], time.monotonic()
     step: dict[str, Any] = {"name": name, "figures": {}}
     try:
-        STEPS[name](calls, step["figures"])
+        make(calls, step["figures"])
     except (StepError, OSError, ValueError, LookupError) as error:  # what it wrote may be cut off
         step["error"] = str(error) or type(error).__name__
     return {**step, "seconds": round(time.monotonic() - started, 1), "calls": calls.entries}

@@ -44,7 +44,7 @@ class Processes:
         for number in range(count):
             command = [sys.executable, "-m", "tests.helpers.multihost", str(self.record(number))]
             command += [str(die_at if number == dying else NEVER), die_in, *flags]
-            extra = {"XLA_FLAGS": ""}
+            extra = {"XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}  # they would read what others are writing
             if slurm:
                 extra |= {"SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
                 extra |= {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}

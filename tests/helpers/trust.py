@@ -6,16 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax_impl.checkpoint
-import jax_impl.train
-import torch_ref.checkpoint
-import torch_ref.train
+from tests.helpers.frameworks import FRAMEWORKS as FRAMEWORKS
+from tests.helpers.frameworks import in_each
 from twinstep.errors import run_command
 from twinstep.run_dir import CHECKPOINTS, METRICS, checkpoint_steps, read_metrics
 
-TRAIN = {"jax": jax_impl.train.main, "torch": torch_ref.train.main}
-CHECKPOINT: dict[str, Any] = {"jax": jax_impl.checkpoint, "torch": torch_ref.checkpoint}
-FRAMEWORKS = tuple(TRAIN)
+TRAINER, CHECKPOINT = in_each("train"), in_each("checkpoint")
 
 TEXT = ("--sequence-len", "16", "--batch-size", "4", "--eval-batches", "1")
 TABLE = ("--batch-size", "32", "--eval-batches", "2")
@@ -43,7 +39,7 @@ def arguments(model: str, corpus: Path, *flags: str) -> list[str]:
 
 def train(framework: str, argv: list[str]) -> int:
     """A trainer's exit code, in this process."""
-    return run_command(TRAIN[framework], argv)
+    return run_command(TRAINER[framework].main, argv)
 
 
 def lines(run: Path) -> list[dict[str, Any]]:

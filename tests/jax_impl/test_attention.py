@@ -1,7 +1,6 @@
 """Attention, plain, block by block and after a cache, against the equation written out; what blocks never compute."""
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from jax_impl.models.attention import causal_attention
 from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.models.cache import BlockCache, cached_attention
 from jax_impl.models.gpt import apply_rotary, rotary_table
+from tests.helpers.jaxprs import inner_equations
 from twinstep.config import GPTConfig
 
 RANDOM = np.random.default_rng(0)
@@ -128,13 +128,6 @@ def test_scores_exist_for_one_block_at_a_time():
 
     assert largest(blockwise_attention) == H * T * T // blockwise.MOST_BLOCKS
     assert largest(causal_attention) == H * T * T
-
-
-def inner_equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-            yield from inner_equations(inner)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

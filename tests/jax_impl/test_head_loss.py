@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from jax_impl.losses import softmax_cross_entropy
 from jax_impl.models import load_tree, make_model
 from jax_impl.step import micro_step
 from jax_impl.tree import flatten
+from tests.helpers.jaxprs import inner_equations
 from twinstep.config import Config, CorpusConfig, GPTConfig, LinearConfig, TabularConfig, TrainConfig
 from twinstep.init import initial_weights
 
@@ -113,13 +113,6 @@ def test_chunks_are_few_and_never_more_than_tokens():
     assert head_loss.count_chunks(4 * 512, 512, 4096) == 1
     assert head_loss.count_chunks(4 * 1024, 1024, 32768) == head_loss.MOST_CHUNKS
     assert head_loss.count_chunks(2**20, 3, 2**16) == 3
-
-
-def inner_equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-            yield from inner_equations(inner)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jax_impl.models
-import torch_ref.models
+from jax_impl.models import make_model
 from jax_impl.tree import flatten
-from torch_ref.input import to_tensors
+from tests.helpers.frameworks import FRAMEWORKS, in_each
 from twinstep.config import Config
 
 
@@ -36,7 +35,7 @@ def jax_gradient(function, x):
 
 
 def torch_array(x):
-    return to_tensors({"x": np.array(x)})["x"]
+    return in_each("input")["torch"].to_tensors({"x": np.array(x)})["x"]
 
 
 def torch_gradient(function, x):
@@ -46,11 +45,11 @@ def torch_gradient(function, x):
 
 
 def jax_parameter_names(config):
-    return list(flatten(jax_impl.models.make_model(config).params))
+    return list(flatten(make_model(config).params))
 
 
 def torch_parameter_names(config):
-    return [name for name, _ in torch_ref.models.make_model(config).named_parameters()]
+    return [name for name, _ in in_each("models")["torch"].make_model(config).named_parameters()]
 
 
 TWINS = {
@@ -59,6 +58,6 @@ TWINS = {
 }
 
 
-@pytest.fixture(params=TWINS)
+@pytest.fixture(params=FRAMEWORKS)
 def twin(request, x64) -> Twin:
     return TWINS[request.param]
