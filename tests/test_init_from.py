@@ -126,6 +126,15 @@ def test_the_folders_settings_are_defaults_and_flags_change_them(here):
     assert isinstance(parse("--init-from", "gpt-nanochat", "--seed", "3").model, GPTConfig)
 
 
+def test_a_tokenizer_that_lies_elsewhere_is_passed(here, tmp_path):
+    shutil.copytree("torch-embedding", tmp_path / "source")
+    (tmp_path / "source" / "tokenizer.json").rename(tmp_path / "its.json")
+    argv = ("--tokenizer", str(tmp_path / "its.json"))
+    run = begun("torch", str(tmp_path / "source"), "embedding", tmp_path / "run", *argv)
+    assert lines(run)[0]["val_loss"] == lines(here / "torch-embedding")[-1]["val_loss"]
+    assert (run / "tokenizer.json").read_bytes() == (tmp_path / "its.json").read_bytes()
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_until_its_first_checkpoint_a_run_reads_the_folder_again_and_then_never(framework, here, tmp_path, capsys):
     source = tmp_path / "source"

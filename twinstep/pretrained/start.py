@@ -53,6 +53,12 @@ def check_model(config: Config, found: Config, source: Path) -> None:
     if not isinstance(config.data, CorpusConfig) or not isinstance(found.data, CorpusConfig):
         return
     kind = found.data.tokenizer
+    if kind == "bpe" and not (source / TOKENIZER).exists():
+        if config.data.tokenizer_file is None:
+            raise UserError(
+                f"{source} has no {TOKENIZER}; pass --tokenizer with the one that its model was trained with"
+            )
+        return
     if config.data.tokenizer != kind:
         raise UserError(f"--tokenizer is {config.data.tokenizer}, but the model in {source} has {kind}; leave it out")
     if config.data.special_tokens != found.data.special_tokens:
@@ -60,14 +66,11 @@ def check_model(config: Config, found: Config, source: Path) -> None:
             f"--special-tokens is {config.data.special_tokens}, but the tokenizer of the model in {source} has "
             f"{found.data.special_tokens}; leave it out"
         )
-    if kind == "bpe":
-        if not (source / TOKENIZER).exists():
-            raise UserError(f"{source} has no {TOKENIZER}; put the one that its model was trained with there")
-        if config.data.bpe_vocab_size != found.data.bpe_vocab_size:
-            raise UserError(
-                f"--bpe-vocab-size is {config.data.bpe_vocab_size}, but the tokenizer in {source} has "
-                f"{found.data.bpe_vocab_size} tokens; leave the flag out"
-            )
+    if kind == "bpe" and config.data.bpe_vocab_size != found.data.bpe_vocab_size:
+        raise UserError(
+            f"--bpe-vocab-size is {config.data.bpe_vocab_size}, but the tokenizer in {source} has "
+            f"{found.data.bpe_vocab_size} tokens; leave the flag out"
+        )
 
 
 def check_preset(preset: str, base: Config, found: Config, source: Path) -> None:
