@@ -1,8 +1,8 @@
 """The frameworks that are installed here, and which tests need torch: without it they are not collected.
 
 A test file needs torch if it is of a room that does, or if it, or a module of ours that it imports, imports torch or
-such a room. A case needs it if a parameter of the test is "torch". Nothing else is left out: a test that needs torch
-in another way fails.
+such a room. A case needs it if a parameter of the test names torch, such a room or its module. Nothing else is left
+out: a test that needs torch in another way fails.
 """
 
 import ast
@@ -64,5 +64,6 @@ def without_cases_of_torch(items: list[pytest.Item]) -> tuple[list[pytest.Item],
     kept, left_out = [], []
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        (left_out if any(isinstance(value, str) and value == "torch" for value in values) else kept).append(item)
+        heads = {value.partition(".")[0] for value in values if isinstance(value, str)}
+        (left_out if heads & set(NEED_TORCH) else kept).append(item)
     return kept, left_out
