@@ -20,7 +20,6 @@ PARTS = {
     "generate": {"jax": 14, "torch": 14},
     "parity_check": {"gpt": "agrees", "linear": "agrees", "seconds": 9.0},
     "tests": {"paths": ["tests"], "passed": 1200, "failed": 0, "error": 0, "skipped": 2, "seconds": 9.0},
-    "warnings": [],
 }
 
 
@@ -52,6 +51,7 @@ def test_a_row_hides_no_failure():
     assert table.checks({"gpt": "agrees", "mlp": "diverges"}) == "gpt: agrees; mlp: diverges"
     assert table.checks({"not_made": "out of time"}) == "out of time"
     assert table.tests({}) == "not run"
+    assert table.warnings(with_part("train", warnings=["a", "b"]) | {"generate": {"warnings": ["a"]}}) == 2
     assert versions.fine(PARTS)
     assert not versions.fine(with_part("tests", failed=1))
     assert not versions.fine(with_part("tests", error=1))

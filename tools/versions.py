@@ -23,12 +23,14 @@ from typing import Any
 
 from tools.calls import Called, Calls
 from tools.figures import read_metrics
+from tools.installed import NAMES
 from tools.on_gpu import FRAMEWORKS, SMALL, TESTS, Figures, environment, make_step, nvidia_smi, run_tests
 from twinstep.config import MODELS
 from twinstep.errors import UserError, run_command
 
 SIDES = {side: package for side, package in FRAMEWORKS.items() if find_spec(side)}
 WORKERS = min(6, os.cpu_count() or 1)
+COMPARED = ("python", *NAMES, "torch", "jax backend")  # must be the same when a row is completed
 WARNING = re.compile(r"\b[A-Z]\w*Warning: .*")
 
 
@@ -110,9 +112,10 @@ def main(argv: list[str] | None = None) -> int:
         calls = Calls(args.platform, Path(folder), log, deadline, shown)
         steps = {**STEPS, "tests": partial(our_tests, paths=args.tests)}
         for name in ("versions", *args.only) if args.only else steps:
+            printed = len(log.read_text(encoding="utf-8"))
             row[name] = step_of_row(calls, name, steps[name])
-            row["warnings"] = sorted({*row.get("warnings", ()), *WARNING.findall(log.read_text(encoding="utf-8"))})
-            if any(row["versions"].get(key) != value for key, value in before.items() if key != "seconds"):
+            row[name]["warnings"] = sorted(set(WARNING.findall(log.read_text(encoding="utf-8")[printed:])))
+            if any(row["versions"].get(key) != value for key, value in before.items() if key in COMPARED):
                 raise UserError(f"{args.out} is of other versions; leave --only out")
             args.out.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
             print(name, json.dumps(row[name]), flush=True)

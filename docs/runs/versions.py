@@ -26,7 +26,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     found = row["versions"]
     device = found["jax devices"][0] if row["gpu"] else "CPU"
     of_versions = [found[name] or "none" for name in COLUMNS]
-    return [*of_versions, device, tests(row), both(row), checks(row.get("parity_check", {})), str(len(row["warnings"]))]
+    return [*of_versions, device, tests(row), both(row), checks(row.get("parity_check", {})), str(warnings(row))]
 
 
 def tests(row: dict[str, Any]) -> str:
@@ -49,12 +49,17 @@ def checks(part: dict[str, Any]) -> str:
     """The models of each verdict."""
     if "not_made" in part:
         return part["not_made"]
-    verdicts = {model: verdict for model, verdict in part.items() if model != "seconds"}
+    verdicts = {model: verdict for model, verdict in part.items() if isinstance(verdict, str)}
     groups = [
         f"{', '.join(model for model in verdicts if verdicts[model] == verdict)}: {verdict}"
         for verdict in sorted(set(verdicts.values()))
     ]
     return "; ".join(groups) or "needs torch"
+
+
+def warnings(row: dict[str, Any]) -> int:
+    """How many different ones Python printed."""
+    return len({text for part in row.values() if isinstance(part, dict) for text in part.get("warnings", ())})
 
 
 def rows() -> list[dict[str, Any]]:
