@@ -84,8 +84,9 @@ def test_what_is_installed_is_told_without_torch(monkeypatch):
 
 def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # so no nvidia-smi
-    out = str(tmp_path / "x.json")
-    for argv in (["--out", "x.txt"], ["--out", out, "--minutes", "0"], ["--out", out, "--platform", "cuda"]):
+    out = ["--out", str(tmp_path / "x.json")]
+    bad = (["--out", "x.txt"], [*out, "--minutes", "0"], [*out, "--only", "tests"], [*out, "--platform", "cuda"])
+    for argv in bad:
         assert run_command(versions.main, argv) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
 

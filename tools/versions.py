@@ -13,9 +13,10 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,25 @@ def parity_check(calls: Calls, figures: Figures) -> None:
         figures[model] = json.loads((folder / "parity.json").read_text(encoding="utf-8"))["verdict"]
 
 
+def our_tests(calls: Calls, figures: Figures, paths: Sequence[str] = TESTS) -> None:
+    """Tests; without torch those that need none."""
+    chosen = [path for path in paths if "torch" in SIDES or "torch_ref" not in path]
+    figures |= {"paths": paths, **run_tests(calls, chosen, WORKERS, limit=3600)}
+
+
+STEPS: dict[str, Callable[[Calls, Figures], None]] = {
+    "versions": versions,
+    "train": train,
+    "generate": generate,
+    "parity_check": parity_check,
+    "tests": our_tests,
+}
+
+
 def at_once(calls: Calls, commands: Iterable[str], ok: tuple[int, ...] = (0,)) -> list[Called]:
     """`python -m` several commands, as many at a time as there are cores."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(lambda words: calls.run("-m", *words.split(), limit=150, ok=ok), commands))
+        return list(pool.map(lambda words: calls.run("-m", *words.split(), limit=600, ok=ok), commands))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,32 +90,32 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("row.json"), metavar="FILE.json", help="FILE.log beside it")
     parser.add_argument("--minutes", type=float, default=20.0, help="end after that many minutes (default 20)")
     parser.add_argument("--platform", choices=("cuda", "cpu"), default="cpu", help="(default cpu)")
+    parser.add_argument("--only", nargs="+", choices=STEPS, help="make these steps again in a row that is there")
     parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH", help="(default: those of the arithmetic)")
     args = parser.parse_args(argv)
     if args.out.suffix != ".json" or not args.out.parent.is_dir():
         raise UserError(f"--out is {args.out}; it must be a .json file in a folder that exists")
     if args.minutes <= 0:
         raise UserError(f"--minutes is {args.minutes}; it must be more than 0")
+    if args.only and not args.out.is_file():
+        raise UserError(f"there is no row {args.out}; leave --only out")
     log, deadline = args.out.with_suffix(".log"), time.monotonic() + 60 * args.minutes
-    row: dict[str, Any] = {"date": str(date.today()), "gpu": nvidia_smi() if args.platform == "cuda" else None}
+    row: dict[str, Any] = json.loads(args.out.read_text(encoding="utf-8")) if args.only else {}
+    before = row.get("versions", {})
+    row |= {"date": str(date.today()), "gpu": nvidia_smi() if args.platform == "cuda" else None}
     log.write_text("", encoding="utf-8")
-
-    def tests(calls: Calls, figures: Figures) -> None:
-        chosen = [path for path in args.tests if "torch" in SIDES or "torch_ref" not in path]
-        figures |= {
-            "paths": args.tests,
-            **run_tests(calls, chosen, WORKERS, limit=60 * args.minutes),
-        }
-
     with tempfile.TemporaryDirectory() as folder:
         # Python shows each warning once, and the row has them all.
         shown = {**environment(args.platform, folder), "PYTHONWARNINGS": "default"}
         calls = Calls(args.platform, Path(folder), log, deadline, shown)
-        for make in (versions, train, generate, parity_check, tests):
-            row[make.__name__] = step_of_row(calls, make.__name__, make)
-            row["warnings"] = sorted(set(WARNING.findall(log.read_text(encoding="utf-8"))))
+        steps = {**STEPS, "tests": partial(our_tests, paths=args.tests)}
+        for name in ("versions", *args.only) if args.only else steps:
+            row[name] = step_of_row(calls, name, steps[name])
+            row["warnings"] = sorted({*row.get("warnings", ()), *WARNING.findall(log.read_text(encoding="utf-8"))})
+            if any(row["versions"].get(key) != value for key, value in before.items() if key != "seconds"):
+                raise UserError(f"{args.out} is of other versions; leave --only out")
             args.out.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-            print(make.__name__, json.dumps(row[make.__name__]), flush=True)
+            print(name, json.dumps(row[name]), flush=True)
     return 0 if fine(row) else 1
 
 

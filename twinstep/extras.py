@@ -15,7 +15,6 @@ EXTRAS = {
     "wandb": "wandb",
     "libtpu": "tpu-aot",
     "transformers": "hf",
-    "accelerate": "hf",
 }
 
 

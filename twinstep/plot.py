@@ -12,18 +12,18 @@ from twinstep.run_dir import read_metrics, write_atomically
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential moving average with bias correction: out[i] = sum_j w^(i-j) v[j] / sum_j w^(i-j).
+    """Moving average s[i] = w s[i-1] + (1 - w) v[i], whose mean age, w / (1 - w) values, is i / 10 and at most 9.
 
-    Its mean age, w / (1 - w) values, is a twentieth of the curve and at most 9 values (w = 0.9): behind values that
-    fall on a straight line it lags by at most a twentieth of their whole fall, however short the run.
+    So the beginning, where the loss falls fast, does not weigh on what follows: behind a straight line the average lags
+    by at most a tenth of the fall so far. After 90 values it is the exponential moving average with w = 0.9.
     """
-    age = min(len(values) / 20, 9.0)
-    weight = age / (1 + age)
     smoothed = np.empty_like(values, dtype=np.float64)
-    total = norm = 0.0
+    average = 0.0
     for i, value in enumerate(values):
-        total, norm = weight * total + value, weight * norm + 1
-        smoothed[i] = total / norm
+        age = min(i / 10, 9.0)
+        weight = age / (1 + age)  # 0 for the first value
+        average = weight * average + (1 - weight) * value
+        smoothed[i] = average
     return smoothed
 
 

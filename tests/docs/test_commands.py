@@ -13,12 +13,12 @@ WRITE = ("--out", "--out-dir", "--json")
 # Where a command writes if nothing is said, and what it writes beside a file that is named.
 DEFAULTS = [
     "runs/jax-gpt-1/",
+    "examples/runs/jax-gpt-1/",
     "parity-report/",
     "loss.png",
     "bench.png",
     "gpu.log",
     "site/",
-    ".venv/",
     ".pytest_cache/",
 ]
 

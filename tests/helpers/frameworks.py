@@ -1,7 +1,8 @@
 """The frameworks that are installed here, and which tests need torch: without it they are not collected.
 
-A test file needs torch if it, or a module of ours that it imports, imports torch or a room that needs it; a case needs
-it if a parameter of the test is "torch". Nothing else is left out: a test that needs torch in another way fails.
+A test file needs torch if it is of a room that does, or if it, or a module of ours that it imports, imports torch or
+such a room. A case needs it if a parameter of the test is "torch". Nothing else is left out: a test that needs torch
+in another way fails.
 """
 
 import ast
@@ -24,8 +25,9 @@ def in_each(name: str) -> dict[str, ModuleType]:
 
 
 def files_that_need_torch() -> list[Path]:
-    """The test files that import it, themselves or through our modules."""
-    return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if needs_torch(path, set())]
+    """The test files of rooms that need it, and those that import it, themselves or through our modules."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [path for path in files if path.parent.name in NEED_TORCH or needs_torch(path, set())]
 
 
 def needs_torch(path: Path, seen: set[Path]) -> bool:

@@ -25,6 +25,11 @@ def bound_model(config: Config, init="nonzero"):
     return model, params
 
 
+def logits_of(model, params):
+    """Of one sequence of 16 tokens, each another."""
+    return jax.jit(lambda params: model.bind(params, {}, train=False)(jnp.arange(16)[None, :]))(params)
+
+
 def test_rms_norm_has_unit_mean_square_up_to_eps():
     x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
     expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1.1920929e-07)
@@ -61,14 +66,10 @@ def test_rotated_products_depend_on_the_distance_alone(x64):
 def test_no_logit_depends_on_a_later_token(x64):
     """Each position holds a token of its own, so a row of the embedding's gradient is a position's influence."""
     model, params = bound_model(CONFIG)
-    tokens = jnp.arange(16)[None, :]
-
-    def influence(t):
-        grads = jax.grad(lambda p: model.bind(p, {}, train=False)(tokens)[0, t].sum())(params)
-        return np.abs(np.asarray(grads["wte"]["weight"])[:16]).max(-1)
+    gradient = jax.jit(jax.grad(lambda params, t: logits_of(model, params)[0, t].sum()))
 
     for t in (0, 7, 15):
-        rows = influence(t)
+        rows = np.abs(np.asarray(gradient(params, t)["wte"]["weight"])[:16]).max(-1)
         assert (rows[: t + 1] > 0).all()
         assert (rows[t + 1 :] == 0).all()
 
@@ -77,7 +78,7 @@ def test_logits_stay_within_the_softcap():
     config = replace(CONFIG, train=TrainConfig(dtype="float32"))
     model, params = bound_model(config)
     params["lm_head"]["weight"] = params["lm_head"]["weight"] * 1e4
-    logits = model.bind(params, {}, train=False)(jnp.arange(16)[None, :])
+    logits = logits_of(model, params)
     assert float(jnp.abs(logits).max()) <= 15.0
     assert float(jnp.abs(logits).max()) > 14.9
 
@@ -85,14 +86,14 @@ def test_logits_stay_within_the_softcap():
 def test_upstream_start_gives_uniform_logits():
     """Zero head, zero projections: the loss begins at log V."""
     model, params = bound_model(replace(CONFIG, train=TrainConfig(dtype="float32")), "native")
-    logits = model.bind(params, {}, train=False)(jnp.arange(16)[None, :])
+    logits = logits_of(model, params)
     assert not np.asarray(logits).any()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_logits_are_float32_whatever_the_computation(dtype):
     model, params = bound_model(replace(CONFIG, train=TrainConfig(dtype=dtype)))
-    assert model.bind(params, {}, train=False)(jnp.arange(16)[None, :]).dtype == jnp.float32
+    assert logits_of(model, params).dtype == jnp.float32
 
 
 def test_rematerialization_changes_no_gradient(x64):

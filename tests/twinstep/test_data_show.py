@@ -92,11 +92,14 @@ def test_a_tables_rows_are_shown_with_targets_numbers_and_dropout(tmp_path, caps
     assert "not finite at " in shown(capsys, "--run", run, "--batch", 7, "--row", 0)[1]
 
 
-def test_bos_tokens_are_named_and_places_are_put_together():
+def test_special_tokens_are_named_and_places_are_put_together():
     for tokenizer in (ByteTokenizer(), train_bpe([TEXT], 270)):
         ids = np.concatenate([[tokenizer.bos], tokenizer.encode("a\nü"), [tokenizer.bos], tokenizer.encode("b")])
         assert readable(ids, tokenizer) == r"<|bos|>a\nü<|bos|>b"
         assert readable(ids[1:], tokenizer) == r"a\nü<|bos|>b"
+    chat = ByteTokenizer("chat")
+    ids = [chat.bos, chat.special["<|user_start|>"], *b"hi", chat.special["<|user_end|>"]]
+    assert readable(np.array(ids), chat) == "<|bos|><|user_start|>hi<|user_end|>"
     assert ranges(np.array([0, 1, 2, 7, 9, 10])) == "0-2, 7, 9-10"
     assert ranges(np.arange(0, 20, 2)) == "0, 2, 4, 6, 8 and in 5 more places"
 

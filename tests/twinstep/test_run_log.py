@@ -139,7 +139,7 @@ INTERRUPTED = (
         started = time.monotonic()
         while stop.signal is None and time.monotonic() < started + 60:
             time.sleep(0.01)
-    log.train(260, 2.3456, 0.02, 0.5)
+    log.train(260, 2.3456, 0.02, 0.5, {})
     log.say("interrupted")
 """
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from twinstep.data.interface import Batch, Data
-from twinstep.data.tokenizer import BOS, Tokenizer
+from twinstep.data.tokenizer import Tokenizer
 
 IGNORED = -1  # a target that does not count
 SHOWN = 5  # so many ranges of ignored targets are listed
@@ -55,9 +55,12 @@ def describe_table_row(row: Batch) -> Iterator[str]:
 
 
 def readable(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
-    """The text of tokens (T,) on one line: BOS tokens by name, line ends and control characters escaped."""
-    starts = np.flatnonzero(tokens == tokenizer.bos)
-    text = BOS.join(tokenizer.decode(document[document != tokenizer.bos]) for document in np.split(tokens, starts))
+    """The text of tokens (T,) on one line: special tokens by name, line ends and control characters escaped."""
+    names = {id: name for name, id in tokenizer.special.items()}
+    text = ""
+    for part in np.split(tokens, np.flatnonzero(np.isin(tokens, list(names)))):
+        begins_special = part.size > 0 and int(part[0]) in names
+        text += names[int(part[0])] + tokenizer.decode(part[1:]) if begins_special else tokenizer.decode(part)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
