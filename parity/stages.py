@@ -100,7 +100,7 @@ def compare_optimizers(
     a, b, t = (norm_ratio(side.clipped, gradients) - 1 for side in (reference, port, truth))
     allowed = TOLERANCES[ledger.dtype]["clip"]
     if allowed.kind == "relative" and a != 0:
-        allowed = Tolerance("relative", allowed.value / min(abs(a), 1), allowed.reason)
+        allowed = Tolerance("relative", allowed.value / min(float(abs(a)), 1.0), allowed.reason)
     ledger.enter(Key("clip", "factor - 1", init, "factor"), step, a, b, t, tolerance=allowed, eps=eps, scale=1.0)
 
     for name in gradients:

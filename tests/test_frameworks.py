@@ -27,12 +27,7 @@ def test_an_import_is_followed_through_our_own_files(tmp_path, monkeypatch):
 
 def test_a_case_is_left_out_for_a_parameter_that_says_torch():
     case = lambda **params: SimpleNamespace(callspec=SimpleNamespace(params=params))
-    items = [
-        SimpleNamespace(),
-        case(framework="jax"),
-        case(framework="torch"),
-        case(x=1, side="torch"),
-        case(x="torch_ref"),
-    ]
+    params = [{"side": "jax"}, {"side": "torch"}, {"x": 1, "room": "torch_ref.train"}, {"word": "torchrun"}]
+    items = [SimpleNamespace(), *(case(**of_case) for of_case in params)]
     kept, left_out = without_cases_of_torch(items)
     assert (kept, left_out) == ([items[0], items[1], items[4]], [items[2], items[3]])

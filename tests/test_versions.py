@@ -1,6 +1,8 @@
 """The row that tools.versions writes and the table made of rows. No training."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from tools import installed, versions
 from tools.calls import StepError
 from twinstep.errors import run_command
 
+ROOT = Path(__file__).parents[1]
 PARTS = {
     "date": "2026-11-27",
     "gpu": None,
@@ -61,6 +64,11 @@ def test_rows_are_in_the_order_of_their_versions(tmp_path, monkeypatch):
         (tmp_path / f"{name}.json").write_text(json.dumps(with_part("versions", python=python, jax=jax, torch=None)))
     monkeypatch.setattr(table, "STACKS", tmp_path)
     assert [row["versions"]["python"] for row in table.rows()] == ["3.11.7", "3.12.1", "3.13.0"]
+
+
+def test_the_oldest_and_the_newest_jax_of_the_constraints_have_a_row():
+    pinned = {re.search(r"^jax==(.+)$", path.read_text(), re.MULTILINE)[1] for path in (ROOT / "constraints").iterdir()}
+    assert pinned <= {row["versions"]["jax"] for row in table.rows()}
 
 
 def test_a_step_that_fails_is_an_entry_with_its_error():

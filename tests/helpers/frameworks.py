@@ -1,8 +1,7 @@
 """The frameworks that are installed here, and which tests need torch: without it they are not collected.
 
-A test file needs torch if it is of a room that does, or if it, or a module of ours that it imports, imports torch or
-such a room. A case needs it if a parameter of the test is "torch". Nothing else is left out: a test that needs torch
-in another way fails.
+A test file needs torch if it is of a room that does, if it, or a module of ours that it imports, imports torch or such
+a room, or if it stands in `ALSO`. A case needs it if a parameter of the test names torch, such a room or its module.
 """
 
 import ast
@@ -15,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {"jax": "jax_impl", "torch": "torch_ref"}
+ALSO = ("test_bad_resume.py", "test_shadows.py")  # they resume torch's runs, start torch's commands
 NEED_TORCH = ("torch", "torch_ref", "parity", "bench")
 FRAMEWORKS = tuple(name for name in ROOMS if find_spec(name))
 
@@ -27,7 +27,8 @@ def in_each(name: str) -> dict[str, ModuleType]:
 def files_that_need_torch() -> list[Path]:
     """The test files of rooms that need it, and those that import it, themselves or through our modules."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [path for path in files if path.parent.name in NEED_TORCH or needs_torch(path, set())]
+    rest = [path for path in files if path.parent.name not in NEED_TORCH and path.name not in ALSO]
+    return sorted({*files} - {*rest}) + [path for path in rest if needs_torch(path, set())]
 
 
 def needs_torch(path: Path, seen: set[Path]) -> bool:
@@ -64,5 +65,6 @@ def without_cases_of_torch(items: list[pytest.Item]) -> tuple[list[pytest.Item],
     kept, left_out = [], []
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        (left_out if any(isinstance(value, str) and value == "torch" for value in values) else kept).append(item)
+        heads = {value.partition(".")[0] for value in values if isinstance(value, str)}
+        (left_out if heads & set(NEED_TORCH) else kept).append(item)
     return kept, left_out
