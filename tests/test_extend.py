@@ -34,6 +34,9 @@ OFTEN = (
     "0.5",
 )
 
+# XLA takes seconds to compile each run.
+BOTH = [pytest.param("jax", marks=pytest.mark.slow), "torch"]
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
@@ -76,7 +79,7 @@ def test_an_extended_run_keeps_what_it_was_and_goes_on_as_a_run_of_its_new_lengt
     assert rates(run)[6] != rates(whole)[6]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", BOTH)
 def test_an_extended_run_that_is_killed_ends_as_the_undisturbed_one(framework, corpus, tmp_path, capsys):
     whole = trained(framework, "mlp", corpus, tmp_path / "whole", "--steps", "6")
     extend(framework, "mlp", whole, 11)

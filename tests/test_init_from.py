@@ -29,6 +29,9 @@ from twinstep.config import GPTConfig
 from twinstep.data.tokenizer import train_bpe
 from twinstep.pretrained.files import byte_tokenizer
 
+# XLA takes seconds to compile each run.
+BOTH = [pytest.param("jax", marks=pytest.mark.slow), "torch"]
+
 BPE = ("--tokenizer", "bpe", "--bpe-vocab-size", "270")
 
 
@@ -102,6 +105,7 @@ def test_every_format_gives_the_same_start(source, here, tmp_path):
     assert read_run_config(run).model.heads == 4
 
 
+@pytest.mark.slow
 def test_both_frameworks_begin_alike(here, tmp_path):
     flags = ("--dtype", "float64", "--softcap", "20")
     ours, theirs = (begun(f, "gpt-hf", "gpt", tmp_path / f, *flags) for f in FRAMEWORKS)
@@ -135,7 +139,7 @@ def test_a_tokenizer_that_lies_elsewhere_is_passed(here, tmp_path):
     assert (run / "tokenizer.json").read_bytes() == (tmp_path / "its.json").read_bytes()
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", BOTH)
 def test_until_its_first_checkpoint_a_run_reads_the_folder_again_and_then_never(framework, here, tmp_path, capsys):
     source = tmp_path / "source"
     shutil.copytree(here / f"{framework}-mlp", source)

@@ -15,7 +15,7 @@ from twinstep.config import MODELS, Config, CorpusConfig, flag, from_dict, to_di
 from twinstep.data import load_tokenizer
 from twinstep.errors import UserError
 from twinstep.presets import DEFAULTS, PRESETS
-from twinstep.pretrained.start import check_model, check_preset, with_model
+from twinstep.pretrained.start import check_model, check_preset, check_tokenizer, with_model
 from twinstep.progress import HORIZON, PLACES
 from twinstep.run_dir import TOKENIZER, checkpoint_steps, has_no_data
 
@@ -114,6 +114,7 @@ def _parse_with_model(prog: str, model: str | None, preset: str | None, rest: li
         check_preset(preset, base, found, source)
     config = parse_flags(prog, with_model(base, found), rest)
     check_model(config, found, source)
+    check_tokenizer(config, found, source)
     return config
 
 

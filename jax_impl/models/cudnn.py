@@ -17,12 +17,12 @@ kernel = partial(jax.nn.dot_product_attention, is_causal=True, implementation="c
 
 
 def cudnn_attention(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array) -> jax.Array:
-    """`causal_attention`, by the kernel where it applies: in bfloat16 or float16, C a multiple of 8 up to 128.
+    """`causal_attention`, by the kernel where it applies: bfloat16 or float16, C a multiple of 8 up to 128, T even.
 
     Elsewhere, and on cards or with a cuDNN too old for it, `blockwise_attention`.
     """
-    C = q_BTHC.shape[-1]
-    if q_BTHC.dtype not in TYPES or C % 8 or C > LARGEST_HEAD or not available():
+    _, T, _, C = q_BTHC.shape
+    if q_BTHC.dtype not in TYPES or C % 8 or C > LARGEST_HEAD or T % 2 or not available():
         return blockwise_attention(q_BTHC, k_BSKC, v_BSKC)
     return kernel(q_BTHC, k_BSKC, v_BSKC)
 

@@ -14,6 +14,8 @@ from parity.formats.files import write_json
 from parity.formats.huggingface_tokenizer import write_tokenizer
 from parity.formats.snapshot import Snapshot
 from twinstep.config import Config, CorpusConfig, GPTConfig
+from twinstep.data import BPETokenizer
+from twinstep.data.chat import ASSISTANT_END
 from twinstep.errors import UserError
 from twinstep.pretrained import huggingface
 from twinstep.pretrained.files import byte_tokenizer, read_tokenizer
@@ -36,14 +38,14 @@ def write(folder: Path, snapshot: Snapshot) -> None:
         raise UserError(f"hf holds a gpt, and this is a run of {config.model_name}; pass --to safetensors")
     if config.model.rotary_dtype != ROTARY_DTYPE:
         print(f"note: transformers rounds the rotary table to float32, this run to {config.model.rotary_dtype}")
-    bos = write_tokenizer(folder, config, snapshot.tokenizer)
-    write_json(folder / "config.json", make_config(config, bos))
+    tokenizer = write_tokenizer(folder, config, snapshot.tokenizer)
+    write_json(folder / "config.json", make_config(config, tokenizer))
     names = huggingface.names(config.model.depth)
     arrays = {names[name]: array for name, array in snapshot.weights.items()}
     save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def make_config(config: Config, bos: int | None) -> dict[str, Any]:
+def make_config(config: Config, tokenizer: BPETokenizer | None) -> dict[str, Any]:
     """transformers' config.json."""
     model, data = config.model, config.data
     assert isinstance(model, GPTConfig)
@@ -63,9 +65,15 @@ def make_config(config: Config, bos: int | None) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
         "final_logit_softcapping": model.softcap,
         "attention_dropout": 0.0,
-        "bos_token_id": bos,
-        "eos_token_id": bos,  # the BOS token of a document ends the one before
+        "bos_token_id": tokenizer.bos if tokenizer else None,
+        "eos_token_id": end_tokens(tokenizer) if tokenizer else None,
         "pad_token_id": None,
         "dtype": config.param_dtype,
         **({} if model.rotary_dtype == ROTARY_DTYPE else {OURS: {"rotary_dtype": model.rotary_dtype}}),
     }
+
+
+def end_tokens(tokenizer: BPETokenizer) -> int | list[int]:
+    """Where transformers stops: the BOS token of a document ends the one before, and the assistant has an end too."""
+    end = tokenizer.special.get(ASSISTANT_END)
+    return tokenizer.bos if end is None else [tokenizer.bos, end]

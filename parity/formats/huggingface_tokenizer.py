@@ -17,8 +17,8 @@ from twinstep.data import BPETokenizer, ByteTokenizer
 from twinstep.data.tokenizer import BOS, BYTE_OF, CHAT_TOKENS, Special
 
 
-def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | None:
-    """Write tokenizer.json and tokenizer_config.json; returns the BOS token's id, None without a tokenizer."""
+def write_tokenizer(folder: Path, config: Config, text: str | None) -> BPETokenizer | None:
+    """Write tokenizer.json and tokenizer_config.json; returns what they hold, None without a tokenizer."""
     assert isinstance(config.data, CorpusConfig)
     if config.data.tokenizer == "bytes":
         text = byte_tokenizer_json(config.data.special_tokens)
@@ -36,7 +36,7 @@ def write_tokenizer(folder: Path, config: Config, text: str | None) -> int | Non
     if all(name in tokenizer.special for name in CHAT_TOKENS):
         settings["chat_template"] = CHAT_TEMPLATE
     files.write_json(folder / "tokenizer_config.json", settings)
-    return tokenizer.bos
+    return tokenizer
 
 
 def with_bos(text: str) -> str:

@@ -24,14 +24,17 @@ DEFAULTS = [
 
 
 def outputs(text: str) -> list[str]:
-    """The files and folders, relative to the checkout, that the commands in a text name as theirs to write."""
+    """The files and folders, relative to the checkout, that the commands in a text name as theirs to write.
+
+    Without what goes into docs/: a page is made of it, and it is committed.
+    """
     found = []
     for command in re.findall(r"(?:python|torchrun) [^`\n]+", text.replace("\\\n", " ")):
         words = shlex.split(command.replace("...", ""), comments=True)
         found += [words[at + 1] for at, word in enumerate(words[:-1]) if word in WRITE]
         if "convert" in words:
             found.append(words[words.index("convert") + 2])
-    return [name for name in found if not name.isupper() and not name.startswith("/")]
+    return [name for name in found if not name.isupper() and not name.startswith(("/", "docs/"))]
 
 
 def is_ignored(name: str) -> bool:

@@ -167,16 +167,17 @@ def test_without_the_kernel_attention_for_gpus_is_the_blocks(monkeypatch):
     assert parallel.attention() is cudnn.cudnn_attention
     kernel = lambda q, k, v: jnp.full_like(q, 7.0)
     monkeypatch.setattr(cudnn, "kernel", kernel)
-    for available, dtype, C, by_kernel in (
-        (False, jnp.bfloat16, 64, False),
-        (True, jnp.float32, 64, False),
-        (True, jnp.bfloat16, 36, False),
-        (True, jnp.bfloat16, 136, False),
-        (True, jnp.bfloat16, 64, True),
-        (True, jnp.float16, 128, True),
+    for available, dtype, T, C, by_kernel in (
+        (False, jnp.bfloat16, 6, 64, False),
+        (True, jnp.float32, 6, 64, False),
+        (True, jnp.bfloat16, 6, 36, False),
+        (True, jnp.bfloat16, 6, 136, False),
+        (True, jnp.bfloat16, 5, 64, False),
+        (True, jnp.bfloat16, 6, 64, True),
+        (True, jnp.float16, 6, 128, True),
     ):
         monkeypatch.setattr(cudnn, "available", lambda found=available: found)
-        q, k, v = (jnp.asarray(x, dtype) for x in random_qkv(T=5, C=C))
+        q, k, v = (jnp.asarray(x, dtype) for x in random_qkv(T=T, C=C))
         expected = kernel(q, k, v) if by_kernel else blockwise_attention(q, k, v)
         np.testing.assert_array_equal(cudnn.cudnn_attention(q, k, v), expected)
 

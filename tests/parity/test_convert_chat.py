@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.helpers import dialogues
 from tests.helpers.snapshots import GPT, assert_same, make_snapshot, read, written
 from twinstep.data import ByteTokenizer
-from twinstep.data.chat import ASSISTANT_START, encode_spans, render
+from twinstep.data.chat import ASSISTANT_END, ASSISTANT_START, encode_spans, render
 from twinstep.data.tokenizer import CHAT_TOKENS, train_bpe
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
@@ -50,6 +51,23 @@ def test_a_prompt_ends_where_the_assistant_begins(exported):
     assert found[-1] == tokenizer.special[ASSISTANT_START]
 
 
+def test_transformers_ends_where_the_assistant_does(exported):
+    """A model that always says <|assistant_end|>: transformers ends there, and not after `max_new_tokens`."""
+    tokenizer, _, folder = exported
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    end = tokenizer.special[ASSISTANT_END]
+    assert theirs.generation_config.eos_token_id == [tokenizer.bos, end]
+    prompt = torch.tensor([[tokenizer.bos, 5, 6]])
+    made = theirs.generate(
+        prompt, max_new_tokens=9, do_sample=False, logits_processor=[lambda ids, logits: always(logits, end)]
+    )
+    assert made[0, 3:].tolist() == [end]
+
+
+def always(logits, token):
+    return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([token]), 0.0)
+
+
 def test_a_system_message_in_the_middle_is_refused_there_too(exported):
     theirs = transformers.AutoTokenizer.from_pretrained(exported[2])
     messages = [*FOUND[0], {"role": "system", "content": "late"}]
@@ -61,7 +79,9 @@ def test_the_special_tokens_come_back(exported):
     tokenizer, snapshot, folder = exported
     found = read(folder, "hf", None)
     assert_same(found, snapshot, optimizer=False)
-    assert found.config.data == snapshot.config.data
+    expected = snapshot.config.data
+    assert (found.config.data.tokenizer, found.config.data.special_tokens) == (expected.tokenizer, "chat")
+    assert found.tokenizer == snapshot.tokenizer
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert [theirs.convert_tokens_to_ids(name) for name in CHAT_TOKENS] == [tokenizer.special[n] for n in CHAT_TOKENS]
 

@@ -61,6 +61,14 @@ def test_no_export_names_a_folder_of_this_machine(tmp_path, format):
     assert read(folder, format, None).config.model == config.model
 
 
+def test_the_epsilon_that_is_written_is_what_both_frameworks_compute_with():
+    import jax_impl.models.gpt
+    import torch_ref.models.gpt
+    from twinstep.pretrained.huggingface import RMS_NORM_EPS
+
+    assert RMS_NORM_EPS == jax_impl.models.gpt.RMS_NORM_EPS == torch_ref.models.gpt.RMS_NORM_EPS
+
+
 def edit_config(folder, **values):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))

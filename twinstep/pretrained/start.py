@@ -45,11 +45,15 @@ def with_model(base: Config, found: Config) -> Config:
 
 
 def check_model(config: Config, found: Config, source: Path) -> None:
-    """Raises UserError if flags have made another model, or another tokenizer, of what `source` holds."""
+    """Raises UserError if flags have made another model of what `source` holds."""
     if config.model_name != found.model_name:
         raise UserError(f"{source} holds a model of {found.model_name}, not of {config.model_name}; pass that name")
     for flag, ours, theirs in sizes_that_differ(config.model, found):
         raise UserError(f"{flag} is {ours}, but the model in {source} has {theirs}; leave the flag out")
+
+
+def check_tokenizer(config: Config, found: Config, source: Path) -> None:
+    """Raises UserError if flags ask for another tokenizer than that of `source`, or it has none and none is given."""
     if not isinstance(config.data, CorpusConfig) or not isinstance(found.data, CorpusConfig):
         return
     kind = found.data.tokenizer
@@ -90,11 +94,14 @@ def sizes_that_differ(model: ModelConfig, found: Config) -> list[tuple[str, obje
 
 def tokenizer_file(run: Path, config: Config) -> Path | None:
     """The tokenizer.json to read: the run's own, else that of --init-from; None where there is none yet."""
-    own, source = run / TOKENIZER, config.train.init_from
-    if own.exists():
-        return own
-    has_one = source is not None and isinstance(config.data, CorpusConfig) and config.data.tokenizer == "bpe"
-    return Path(str(source)) / TOKENIZER if has_one else None
+    if (run / TOKENIZER).exists():
+        return run / TOKENIZER
+    if config.train.init_from is None or not isinstance(config.data, CorpusConfig):
+        return None
+    source = Path(config.train.init_from)
+    if not config.output.resume:  # a configuration that no command line has made is checked here
+        check_tokenizer(config, read_config(source), source)
+    return source / TOKENIZER if config.data.tokenizer == "bpe" else None
 
 
 def first_weights(
@@ -113,7 +120,7 @@ def first_weights(
     if config.train.init_from is None or resumed:
         return initial_weights(shapes, config.train.seed, config.train.init)
     source = Path(config.train.init_from)
-    check_model(config, read_config(source), source)  # as the command line did, for a configuration that came otherwise
+    check_model(config, read_config(source), source)
     match detect(source):
         case "run":
             _, weights = load_run(source)
