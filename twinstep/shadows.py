@@ -15,8 +15,11 @@ def check_not_shadowed(package: str, needed: tuple[str, ...]) -> None:
     """
     for name in needed:
         ours = Path(package).resolve().parents[1] / name
-        spec = find_spec(name)
-        if spec is None:  # Python says so itself
+        try:
+            spec = find_spec(name)
+        except ImportError:
+            spec = None
+        if spec is None:  # Python says so itself, when the package is imported
             continue
         found = spec.origin or next(iter(spec.submodule_search_locations or []), "")
         theirs = Path(found).resolve()

@@ -131,6 +131,9 @@ with log:
 """
 
 
+# Makes standard input the process's own terminal, so that Ctrl-C there is a signal to it.
+TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+
 # The same, ended by Ctrl-C.
 INTERRUPTED = (
     BAR.replace("import time", "import time\nfrom twinstep.signals import StopRequest")
@@ -154,14 +157,13 @@ def sent_to_a_terminal(program: str, columns: int, place: Path, type_at: str = "
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": str(columns)}
     process = subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", TAKE_TERMINAL + program],
         cwd=place,
         env=environment,
         stdin=side,
         stdout=side,
         stderr=side,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # whose Ctrl-C is a signal to the process
     )
     os.close(side)
     sent = b""
