@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {"jax": "jax_impl", "torch": "torch_ref"}
-ALSO = ("test_bad_resume.py", "test_shadows.py")  # they resume torch's runs, start torch's commands
+ALSO = ("test_bad_resume.py", "test_extend.py", "test_extras.py", "test_shadows.py")  # start torch's commands
 NEED_TORCH = ("torch", "torch_ref", "parity", "bench")
 FRAMEWORKS = tuple(name for name in ROOMS if find_spec(name))
 

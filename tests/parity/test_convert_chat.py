@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from packaging.version import Version
 
 from tests.helpers import dialogues
 from tests.helpers.snapshots import GPT, assert_same, make_snapshot, read, written
@@ -39,16 +37,7 @@ def test_transformers_renders_our_ids_and_marks_what_we_learn(exported):
     for messages, (ids, learned) in zip(FOUND, ours, strict=True):
         found = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
         assert found["input_ids"] == ids.tolist()
-        differ = np.flatnonzero(np.array(found["assistant_masks"]) != learned).tolist()
-        # Up to 5.12 at least, transformers marks of a reply's last character, where that is several tokens, only the
-        # first: it looks up the token of the character's place.
-        assert not differ or marks_first_bytes_only(differ, ids, learned, tokenizer)
-
-
-def marks_first_bytes_only(differ, ids, learned, tokenizer):
-    """Whether this is the older transformers, and all that differs are learned continuation bytes of UTF-8."""
-    continued = all(learned[at] and 0x80 <= tokenizer.to_bytes(ids[at : at + 1])[0] < 0xC0 for at in differ)
-    return Version(transformers.__version__) < Version("5.24") and continued
+        assert found["assistant_masks"] == learned.astype(int).tolist()
 
 
 def test_a_prompt_ends_where_the_assistant_begins(exported):
