@@ -79,7 +79,7 @@ class ValidationTokens:
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
         """tokens, targets, target_bytes (B/shards, T) int32; bytes are 0 where the target is -1 or the BOS token."""
         mine = validation_rows(self.batch_size, shard, shards)
-        batch = cut_rows(self.stream, row_numbers(number, self, mine), self.sequence_len)
+        batch = cut_rows(self.stream, row_numbers(number, self.batches, self.batch_size, mine), self.sequence_len)
         targets = batch["targets"]
         if self.masked_targets:
             drawn = np.random.default_rng([self.seed, number, VALIDATION_MASK]).random(
@@ -149,7 +149,7 @@ class ValidationTable:
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
         """inputs (B/shards, F) float32, targets (B/shards,) int32; past the end inputs 0 and targets -1."""
-        rows = row_numbers(number, self, validation_rows(self.batch_size, shard, shards))
+        rows = row_numbers(number, self.batches, self.batch_size, validation_rows(self.batch_size, shard, shards))
         real = rows < self.examples
         inputs = np.zeros((len(rows), self.inputs.shape[1]), np.float32)
         targets = np.full(len(rows), -1, np.int32)
@@ -186,11 +186,11 @@ def validation_rows(batch_size: int, shard: int, shards: int) -> np.ndarray:
     return micro_step_rows(batch_size, 1, shard, shards)[0]
 
 
-def row_numbers(number: int, source: ValidationTokens | ValidationTable, mine: np.ndarray) -> np.ndarray:
+def row_numbers(number: int, batches: int, batch_size: int, mine: np.ndarray) -> np.ndarray:
     """The examples of batch `number` that a shard works on, (B/shards,). Raises IndexError past the last batch."""
-    if not 0 <= number < source.batches:
-        raise IndexError(f"there is no batch {number} of {source.batches}")
-    return number * source.batch_size + mine
+    if not 0 <= number < batches:
+        raise IndexError(f"there is no batch {number} of {batches}")
+    return number * batch_size + mine
 
 
 def cut_rows(stream: TokenStream, rows: np.ndarray, sequence_len: int) -> Batch:

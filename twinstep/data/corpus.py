@@ -63,20 +63,27 @@ def load_corpus(config: Config, corpus: CorpusConfig, tokenizer_path: Path | Non
         tokenizer=tokenizer,
         features=None,
         classes=None,
-        summary={
-            "source": files.source,
-            "files": len(files.paths),
-            "bytes": files.bytes,
-            "sha256": files.sha256,
-            **({"text_key": corpus.text_key} if corpus.text_key != "text" else {}),
-            "tokenizer": "bytes" if corpus.tokenizer == "bytes" else "bpe",
-            "vocab_size": tokenizer.vocab_size,
-            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer != "bytes" else {}),
-            "train": tokenized.meta["train"],
-            "validation": tokenized.meta["validation"],
-        },
+        summary=summarize(corpus, files, tokenizer, tokenized),
         validation_text=lambda: _text(tokenized.validation, tokenizer),
     )
+
+
+def summarize(
+    corpus: CorpusConfig, files: CorpusFiles, tokenizer: Tokenizer, tokenized: TokenizedCorpus
+) -> dict[str, Any]:
+    """What was read, as a run records it, of text and of dialogues (which have no --text-key)."""
+    return {
+        "source": files.source,
+        "files": len(files.paths),
+        "bytes": files.bytes,
+        "sha256": files.sha256,
+        **({"text_key": corpus.text_key} if corpus.text_key != "text" and not corpus.chat else {}),
+        "tokenizer": "bytes" if corpus.tokenizer == "bytes" else "bpe",
+        "vocab_size": tokenizer.vocab_size,
+        **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer != "bytes" else {}),
+        "train": tokenized.meta["train"],
+        "validation": tokenized.meta["validation"],
+    }
 
 
 def make_tokenizer(

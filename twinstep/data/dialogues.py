@@ -13,7 +13,7 @@ import numpy as np
 from twinstep.config import Config, CorpusConfig
 from twinstep.data.cache import ENCODE_AT_ONCE, TokenStream
 from twinstep.data.chat import Span, check_tokenizer, encode_spans, render
-from twinstep.data.corpus import identity, make_tokenizer, tokenize_once
+from twinstep.data.corpus import identity, make_tokenizer, summarize, tokenize_once
 from twinstep.data.documents import json_lines
 from twinstep.data.files import CorpusFiles, find_corpus, kind_of
 from twinstep.data.interface import Data
@@ -67,17 +67,7 @@ def load_dialogues(config: Config, corpus: CorpusConfig, tokenizer_path: Path | 
         tokenizer=tokenizer,
         features=None,
         classes=None,
-        summary={
-            "source": files.source,
-            "files": len(files.paths),
-            "bytes": files.bytes,
-            "sha256": files.sha256,
-            "tokenizer": "bytes" if corpus.tokenizer == "bytes" else "bpe",
-            "vocab_size": tokenizer.vocab_size,
-            **({"tokenizer_sha256": tokenizer.identity} if corpus.tokenizer != "bytes" else {}),
-            "train": meta["train"],
-            "validation": meta["validation"],
-        },
+        summary=summarize(corpus, files, tokenizer, tokenized),
         validation_text=lambda: _learned_text(tokenized.validation, tokenizer),
         note=_packing_note(train, held_out),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinstep.data.batches import micro_step_rows, training_rows, validation_rows
+from twinstep.data.batches import micro_step_rows, row_numbers, training_rows, validation_rows
 from twinstep.data.cache import TokenStream
 from twinstep.data.interface import Batch
 
@@ -151,9 +151,7 @@ class ValidationConversations:
 
     def batch(self, number: int, shard: int = 0, shards: int = 1) -> Batch:
         """tokens, targets, target_bytes (B/shards, T) int32; bytes are 0 where the target is -1 or a special token."""
-        if not 0 <= number < self.batches:
-            raise IndexError(f"there is no batch {number} of {self.batches}")
-        rows = number * self.batch_size + validation_rows(self.batch_size, shard, shards)
+        rows = row_numbers(number, self.batches, self.batch_size, validation_rows(self.batch_size, shard, shards))
         batch = self.conversations.read_rows(rows)
         targets = batch["targets"]
         batch["target_bytes"] = np.where(targets < 0, 0, self.token_bytes[targets]).astype(np.int32)
