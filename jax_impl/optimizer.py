@@ -144,10 +144,14 @@ def group_norms(config: Config, params: Any, updates: Any) -> dict[str, jax.Arra
     for label in sorted(set(labels.values())):
         names = [name for name in labels if labels[name] == label]
         update_norm = optax.tree.norm([flat_updates[name] for name in names])
-        # One, but it makes the second norm wait for the first: on sharded parameters it is a collective, and one that
-        # depends on nothing could run amid those of the backward pass (see `parallel.with_signal`).
-        one = jnp.where(jnp.isnan(update_norm), update_norm, 1)
-        norms[f"param_norm/{label}"] = optax.tree.norm([one * flat_params[name] for name in names])
+        leaves = [flat_params[name] for name in names]
+        if jax.default_backend() == "cpu" and jax.process_count() > 1:
+            # One, but it makes the second norm wait for the first: on sharded parameters it is a collective, and one
+            # that depends on nothing could run amid those of the backward pass (see `parallel.with_signal`). Elsewhere
+            # it must not wait: the old parameters would be copied, since the new ones take their place before.
+            one = jnp.where(jnp.isnan(update_norm), update_norm, 1)
+            leaves = [one * leaf for leaf in leaves]
+        norms[f"param_norm/{label}"] = optax.tree.norm(leaves)
         norms[f"update_norm/{label}"] = update_norm
     return norms
 

@@ -78,9 +78,12 @@ def axis_name(mode: str) -> Axes:
     return axes[mode]
 
 
-def attention() -> Callable[..., jax.Array]:
-    """The fastest form of gpt's attention on these devices; every form gives what `causal_attention` gives."""
-    match jax.default_backend():
+def attention(platform: str | None = None) -> Callable[..., jax.Array]:
+    """The fastest form of gpt's attention on these devices; every form gives what `causal_attention` gives.
+
+    platform: of devices that are not here.
+    """
+    match platform or jax.default_backend():
         case "tpu":
             from jax_impl.models.splash import splash_attention  # Pallas takes a second to import
 

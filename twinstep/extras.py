@@ -14,6 +14,7 @@ EXTRAS = {
     "tensorboardX": "tensorboard",
     "wandb": "wandb",
     "libtpu": "tpu-aot",
+    "jax_cuda13_plugin": "gpu-aot",
     "transformers": "hf",
 }
 

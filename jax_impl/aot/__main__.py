@@ -1,6 +1,6 @@
-"""Compile the train step for TPUs that are not here: `python -m jax_impl.aot --topology v5e:4x4 --depth 20`.
+"""Compile the train step for TPUs or GPUs that are not here: `python -m jax_impl.aot --topology h100:1x1x8`.
 
-Of one chip it prints memory, operations, traffic and what bounds the step.
+Of one chip it prints memory, operations, traffic and what bounds the step; of a GPU kernels and matrix products, too.
 """
 
 import json
@@ -10,7 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from jax_impl.aot.chips import chip_of
-from jax_impl.aot.compile import AotOptions, absent_devices, compile_step, export_for_cuda, make_config
+from jax_impl.aot.compile import AotOptions, compile_step
+from jax_impl.aot.topologies import absent_devices
 from twinstep.cli import parse_flags
 from twinstep.errors import UserError, run_command
 from twinstep.terminal import table_console
@@ -18,10 +19,6 @@ from twinstep.terminal import table_console
 
 def main(argv: list[str]) -> int:
     options = parse_flags("python -m jax_impl.aot", AotOptions(), argv)
-    if options.topology == "cuda":
-        size = export_for_cuda(make_config(options, 1))
-        print(f"exported for one CUDA GPU: {size:,} bytes of StableHLO, attention by XLA; nothing was compiled or run")
-        return 0
     devices = absent_devices(options.topology)
     chip = chip_of(devices[0].device_kind)
     if chip is None or not chip.memory:
@@ -48,9 +45,12 @@ def show(found: dict[str, Any]) -> None:
     table.add_row("fits", "yes" if found["fits"] else "no: lower --batch-per-chip")
     if "roofline" in found:
         bound = found["roofline"]
-        table.add_row("matrix products (XLA's count)", f"{found['flops']:.3e} ({found['xla']['flops']:.3e}) FLOP")
-        traffic = f"{found['memory_traffic_bytes'] / 1e9:.1f} ({found['xla']['bytes_accessed'] / 1e9:.1f}) GB"
-        table.add_row("memory traffic (XLA's count)", traffic)
+        flops, traffic = f"{found['flops']:.3e}", f"{found['memory_traffic_bytes'] / 1e9:.1f}"
+        if found["xla"]["flops"] is not None:  # as for TPUs
+            flops += f" (XLA counts {found['xla']['flops']:.3e})"
+            traffic += f" (XLA counts {found['xla']['bytes_accessed'] / 1e9:.1f})"
+        table.add_row("matrix products", f"{flops} FLOP")
+        table.add_row("memory traffic", f"{traffic} GB")
         for exchange in found["collectives"]:
             largest = f"largest {exchange['largest'] / 1e6:.2f} MB"
             table.add_row(exchange["kind"], f"{exchange['times']} x, {exchange['bytes'] / 1e9:.3f} GB, {largest}")
@@ -62,8 +62,25 @@ def show(found: dict[str, Any]) -> None:
         table.add_row("roofline: step", f"{1e3 * bound['step_seconds']:.1f} ms, bound by {bound['bound_by']}")
         # Upstream's count of operations, and so MFU, takes attention as if nothing were masked: over 100% is possible.
         table.add_row("roofline: efficiency, MFU", f"{bound['efficiency']:.1%}, {bound['mfu']:.1%} as upstream counts")
+    if "kernels" in found:
+        show_gpu(table, found)
     table.add_row("compile time", f"{found['compile_seconds']:.0f} s")
     table_console(highlight=False).print(table)
+
+
+def show_gpu(table: Table, found: dict[str, Any]) -> None:
+    """The rows that only GPUs have, and what is not known below them."""
+    every, *sorts = found["kernels"].items()
+    table.add_row("kernels launched", f"{every[1]:,}: " + ", ".join(f"{count:,} {sort}" for sort, count in sorts))
+    for product in found["products"]:
+        table.add_row(
+            f"products by {product['kind']}", f"{product['times']:,}, {product['optimizer']:,} in the optimizer"
+        )
+    for buffer in found["large_buffers"]:
+        table.add_row(buffer["what"], f"{buffer['times']} x {buffer['shape']}, {buffer['bytes'] / 1e6:.1f} MB each")
+    if not found["large_buffers"]:
+        table.add_row("arrays of T x T scores or all B x T x V logits", "none")
+    table.caption = found["not_known"]
 
 
 if __name__ == "__main__":

@@ -1,25 +1,24 @@
 """The real train step, lowered and compiled for devices that are not here, and what the compiled program says.
 
-libtpu (extra `tpu-aot`) holds the compiler; nothing runs. XLA's own figures stand beside ours: they count a loop's
-body once and a Pallas kernel hardly at all.
+libtpu (extra `tpu-aot`) and JAX's CUDA plugin (extra `gpu-aot`) hold the compilers; nothing runs. XLA's own figures
+stand beside ours: they count a loop's body once and a Pallas kernel hardly at all.
 """
 
-import os
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_impl import fsdp, parallel
-from jax_impl.aot import hlo
+from jax_impl.aot import hlo, kernels
+from jax_impl.aot.absent_cudnn import assumed_cudnn
 from jax_impl.aot.chips import Chip
 from jax_impl.aot.roofline import roofline
 from jax_impl.mesh import batch_spec, make_mesh, torus_shape
@@ -29,10 +28,15 @@ from jax_impl.optimizer import make_optimizer
 from jax_impl.step import State, init_state, train_step
 from jax_impl.tree import flatten
 from twinstep.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, TrainConfig
-from twinstep.errors import RunError, UserError
-from twinstep.extras import needs
+from twinstep.errors import RunError
 from twinstep.flops import flops_per_token, matrix_flops_per_step, parameter_count
 from twinstep.resolve import sequence_len
+
+NOT_KNOWN = (
+    "Compiled without a card, never run. Not known are: which products a card would give to cuBLAS and in what tiles "
+    "(XLA times them there; here its model of the costs gives them to Triton), and cuDNN's workspace, which is not in "
+    "the memory."
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,14 @@ class AotOptions:
     """What to compile, for which chips."""
 
     topology: str = "v5e:4x4"
-    """Kind and arrangement of the chips, as libtpu names them: v5e:4x4, v5e:16x16, v6e:16x16, v5p:4x8x8; or cuda."""
+    """TPUs as libtpu names them (v5e:4x4, v6e:16x16, v5p:4x8x8), or a100, h100, h200, b200 : NVLink domains x hosts of
+    each x GPUs of a host (h100:1x1x8; h100:2x1x8 for two hosts with InfiniBand between them)."""
     depth: int = 20
     """Blocks of the GPT; its width is 64 x depth."""
     parallel: Literal["fsdp", "pmap"] = "fsdp"
     """fsdp: parameters and optimizer state sharded; pmap: replicated on every chip."""
+    attention: Literal["kernel", "blockwise"] = "kernel"
+    """kernel: what the trainers take on such chips, splash attention or cuDNN's; blockwise: what they take without."""
     batch_per_chip: int = 8
     """Sequences per chip and micro-step."""
     accumulation: int = 1
@@ -57,22 +64,6 @@ class AotOptions:
     """Recompute each block's activations in the backward pass."""
     json: str | None = None
     """File for what is printed, as JSON."""
-
-
-def absent_devices(topology: str) -> list[Any]:
-    """Descriptions of the chips of a topology. Raises UserError without libtpu or for a name it does not know."""
-    if "TPU_LIBRARY_PATH" not in os.environ:  # JAX looks there first
-        needs("libtpu", "jax_impl.aot")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask a cloud's metadata server where we are
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a lock for chips, and there are none
-    jax.config.update("jax_platforms", "cpu")
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:
-        why = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"cannot compile for {topology} ({why}); pass a topology that libtpu knows, such as v5e:4x4"
-        ) from error
 
 
 def make_config(options: AotOptions, chips: int) -> Config:
@@ -92,13 +83,13 @@ def make_config(options: AotOptions, chips: int) -> Config:
     )
 
 
-def lower_step(config: Config, mode: str, devices: list[Any]) -> tuple[Any, State]:
+def lower_step(options: AotOptions, config: Config, devices: list[Any]) -> tuple[Any, State]:
     """The real train step, traced and lowered for these devices, and its state as shapes with shardings."""
-    from jax_impl.models.splash import splash_attention
-
+    mode, gpu = options.parallel, devices[0].platform == "gpu"
+    attention = parallel.attention(devices[0].platform) if options.attention == "kernel" else blockwise_attention
     parallel.set_precision(config)
     mesh = make_mesh(devices) if mode == "fsdp" else Mesh(np.array(devices), (parallel.AXIS,))
-    model = make_model(config, mesh.axis_names, splash_attention, scan_blocks=mode == "fsdp")
+    model = make_model(config, mesh.axis_names, attention, scan_blocks=mode == "fsdp")
     optimizer = make_optimizer(config, model.params, stacked=True, mesh=mesh if mode == "fsdp" else None)
     shapes = jax.eval_shape(partial(init_state, model, optimizer, seed=0), flatten(model.params))
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -119,30 +110,15 @@ def lower_step(config: Config, mode: str, devices: list[Any]) -> tuple[Any, Stat
     size = (config.train.accumulation, config.batch_size // config.train.accumulation, sequence_len(config))
     tokens = jax.ShapeDtypeStruct(size, jnp.int32, sharding=by_example)
     signal = jax.ShapeDtypeStruct((len(devices),), jnp.int32, sharding=NamedSharding(mesh, batch_spec(mesh, 0)))
-    traced = train.trace(state, {"tokens": tokens, "targets": tokens}, signal)
-    return traced.lower(lowering_platforms=("tpu",)), state
-
-
-def export_for_cuda(config: Config) -> int:
-    """Lower the step for one GPU from a machine without one; returns the size of the program in bytes.
-
-    Attention is XLA's: cuDNN's can be exported only where a GPU is present.
-    """
-    parallel.set_precision(config)
-    model = make_model(config, attention=blockwise_attention)
-    optimizer = make_optimizer(config, model.params)
-    state = jax.eval_shape(partial(init_state, model, optimizer, seed=0), flatten(model.params))
-    size = (config.train.accumulation, config.batch_size // config.train.accumulation, sequence_len(config))
-    tokens = jax.ShapeDtypeStruct(size, jnp.int32)
-    step = jax.jit(partial(train_step, config, model, optimizer), donate_argnums=0)
-    exported = jax.export.export(step, platforms=["cuda"])(state, {"tokens": tokens, "targets": tokens})
-    return len(exported.mlir_module_serialized)
+    with assumed_cudnn() if gpu else nullcontext():
+        traced = train.trace(state, {"tokens": tokens, "targets": tokens}, signal)
+        return traced.lower(lowering_platforms=("cuda" if gpu else "tpu",)), state
 
 
 def compile_step(options: AotOptions, devices: list[Any], chip: Chip) -> dict[str, Any]:
     """Everything that is printed, under the names that the JSON has. Bytes and operations are per chip."""
     config = make_config(options, len(devices))
-    lowered, state = lower_step(config, options.parallel, devices)
+    lowered, state = lower_step(options, config, devices)
     found: dict[str, Any] = {
         **{name: value for name, value in asdict(options).items() if name != "json"},
         "chip": chip.kind,
@@ -170,9 +146,11 @@ def compile_step(options: AotOptions, devices: list[Any], chip: Chip) -> dict[st
     text = compiled.as_text()
     exchanges = hlo.collectives(text)
     flops = matrix_flops_per_step(config, options.sequence_len) / len(devices)
-    bound = roofline(chip, torus_shape(devices) or (len(devices),), flops, hlo.memory_bytes(text), exchanges)
+    bound = roofline(chip, network_shape(devices), flops, hlo.memory_bytes(text), exchanges)
     model_flops = flops_per_token(config.model, options.sequence_len) * config.batch_size * options.sequence_len
-    xla = compiled.cost_analysis()
+    xla = compiled.cost_analysis() or {}  # there is none for GPUs
+    if devices[0].platform == "gpu":
+        found |= on_gpu(text, options, config)
     return found | {
         "flops": flops,
         "memory_traffic_bytes": hlo.memory_bytes(text),
@@ -186,6 +164,28 @@ def compile_step(options: AotOptions, devices: list[Any], chip: Chip) -> dict[st
             "mfu": model_flops / len(devices) / chip.flops / bound.step,
         },
         "xla": {"flops": xla.get("flops"), "bytes_accessed": xla.get("bytes accessed")},
+    }
+
+
+def network_shape(devices: list[Any]) -> tuple[int, ...]:
+    """The sides of the TPUs' torus; of GPUs, how many NVLink domains, and how many GPUs in each."""
+    if devices[0].platform == "gpu":
+        domains = len({device.partition_index for device in devices})
+        return domains, len(devices) // domains
+    return torus_shape(devices) or (len(devices),)
+
+
+def on_gpu(text: str, options: AotOptions, config: Config) -> dict[str, Any]:
+    """What is counted for GPUs alone; see `kernels.py`."""
+    model = config.model
+    assert isinstance(model, GPTConfig)
+    sizes = (options.batch_per_chip, options.sequence_len, model.heads, options.vocab_size, options.depth)
+    launches = kernels.kernels(text)
+    return {
+        "kernels": {"all": sum(launches.values()), **launches},
+        "products": [product._asdict() for product in kernels.products(text)],
+        "large_buffers": [buffer._asdict() for buffer in kernels.large_buffers(text, *sizes)],
+        "not_known": NOT_KNOWN,
     }
 
 

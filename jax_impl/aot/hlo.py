@@ -136,7 +136,10 @@ def payload(instruction: Instruction, kind: str, is_start: bool) -> int:
     """Bytes of one exchange; see `Collective`."""
     sizes = [size for size, _ in array_bytes(instruction.result)]
     if is_start and kind != "all-reduce":  # operands and results in one tuple
-        return max(sizes) if kind == "collective-permute" else sum(sizes) - sum(sizes[: len(sizes) // 2])
+        operands = sum(sizes[: len(sizes) // 2])
+        if kind == "collective-permute":
+            return max(sizes)
+        return operands if kind == "reduce-scatter" else sum(sizes) - operands
     return sum(sizes) * (group_size(instruction.rest) if kind == "reduce-scatter" else 1)
 
 

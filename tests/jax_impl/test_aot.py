@@ -16,7 +16,7 @@ from jax_impl.aot import hlo
 from jax_impl.aot.chips import chip_of
 from jax_impl.aot.compile import export_for_cuda
 from jax_impl.aot.hlo import Collective
-from jax_impl.aot.roofline import exchange_seconds, roofline
+from jax_impl.aot.roofline import roofline, torus_seconds
 from jax_impl.models.attention import causal_attention
 from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.models.splash import splash_attention
@@ -161,9 +161,9 @@ def test_the_roofline_is_the_longest_of_three_bounds():
     chip = chip_of("TPU v5 lite")
     assert chip is not None
     gather = Collective("all-gather", int(180e9), 1, 1)
-    assert exchange_seconds(chip, (4, 4), gather) == pytest.approx(1.0)
-    assert exchange_seconds(chip, (16,), gather) == pytest.approx(2.0)
-    assert exchange_seconds(chip, (4, 4), gather._replace(kind="all-reduce")) == pytest.approx(2.0)
+    assert torus_seconds(chip, (4, 4), gather) == pytest.approx(1.0)
+    assert torus_seconds(chip, (16,), gather) == pytest.approx(2.0)
+    assert torus_seconds(chip, (4, 4), gather._replace(kind="all-reduce")) == pytest.approx(2.0)
     bound = roofline(chip, (4, 4), flops=197e12, memory_bytes=2 * 819e9, exchanges=[gather])
     assert bound == pytest.approx((1.0, 2.0, 1.0))
     assert (bound.bound_by, bound.efficiency) == ("memory", pytest.approx(0.5))
