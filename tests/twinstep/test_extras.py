@@ -37,6 +37,7 @@ COMMANDS = [
     ("transformers", "-m docs.runs"),
     ("torch", "-m examples.check_your_port"),
     ("libtpu", "-m jax_impl.aot"),
+    ("jax_cuda13_plugin", "-m jax_impl.aot --topology h100:1x1x8"),
 ]
 
 
@@ -71,8 +72,9 @@ def test_each_package_is_in_the_extra_that_is_named():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras["tpu-aot"] == ["twinstep[tpu]"]
     assert extras["tpu"] == ["jax[tpu]"]  # which pins libtpu
+    assert extras["gpu-aot"] == ["jax[cuda13-local]"]  # which pins jax_cuda13_plugin
     for package, extra in EXTRAS.items():
-        if package != "libtpu":
+        if package not in ("libtpu", "jax_cuda13_plugin"):
             assert package in [re.match(r"[\w-]+", requirement)[0] for requirement in extras[extra]]
 
 
