@@ -70,8 +70,10 @@ def show(found: dict[str, Any]) -> None:
 
 def show_gpu(table: Table, found: dict[str, Any]) -> None:
     """The rows that only GPUs have, and what is not known below them."""
-    every, *sorts = found["kernels"].items()
-    table.add_row("kernels launched", f"{every[1]:,}: " + ", ".join(f"{count:,} {sort}" for sort, count in sorts))
+    sorts = dict(found["kernels"])
+    table.add_row(
+        "kernels launched", f"{sorts.pop('all'):,}: " + ", ".join(f"{n:,} {sort}" for sort, n in sorts.items())
+    )
     for product in found["products"]:
         table.add_row(
             f"products by {product['kind']}", f"{product['times']:,}, {product['optimizer']:,} in the optimizer"

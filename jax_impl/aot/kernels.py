@@ -65,14 +65,14 @@ def kernels(text: str) -> dict[str, int]:
 
 
 def sort_of(instruction: Instruction, body: list[Instruction]) -> str:
-    """product, attention, fusion, copy, collective or other."""
+    """products, attention, fusions, copies, collectives or other."""
     if product_kind(instruction, body):
-        return "product"
+        return "products"
     if ATTENTION in instruction.rest:
         return "attention"
-    if instruction.operation in ("fusion", "copy"):
-        return instruction.operation
-    return "collective" if COLLECTIVE.match(instruction.operation) else "other"
+    if COLLECTIVE.match(instruction.operation):
+        return "collectives"
+    return {"fusion": "fusions", "copy": "copies"}.get(instruction.operation, "other")
 
 
 def product_kind(instruction: Instruction, body: list[Instruction]) -> str | None:
