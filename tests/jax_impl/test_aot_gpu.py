@@ -88,7 +88,7 @@ ENTRY %main (shard: bf16[8,64], x.1: bf16[32,64], v: bf16[64]) -> bf16[32,64] {
   %logits = f32[32,48]{1,0} fusion(%x.2, %x.2), kind=kCustom, calls=%gemm_computation, backend_config={"fusion_backend_config":{"kind":"__triton_gemm"}}
   %chunk = f32[8,48]{1,0} fusion(%x.2), kind=kLoop, calls=%fused_add
   %kept = bf16[3,8,16,16]{3,2,1,0} broadcast(%v)
-  %activations = bf16[2,16,32]{2,1,0} copy(%x.2)
+  %activations = bf16[4,16,4,8]{3,2,1,0} copy(%x.2)
   %dot = f32[] fusion(%v, %v), kind=kInput, calls=%fused_dot
   %scatter = ((f32[64,64]{1,0}, f32[16]{0}), (f32[8,64]{1,0}, f32[2]{0})) reduce-scatter-start(%x.2, %v), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}, to_apply=%add
   %scattered = (f32[8,64]{1,0}, f32[2]{0}) reduce-scatter-done(%scatter)
