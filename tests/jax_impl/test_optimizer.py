@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jax_impl.optimizer import CLIP_EPS, Group, clip_by_global_norm, make_optimizer, make_transform
+from jax_impl.optimizer import CLIP_EPS, Group, clip_by_global_norm, group_norms, make_optimizer, make_transform
 from jax_impl.tree import unflatten
 from tests.helpers.optimizer_cases import CONSTANT, GPT, draw, numpy_adamw
 from twinstep.config import Config, LinearConfig, TabularConfig
@@ -87,3 +87,12 @@ def test_clipping_comes_before_the_optimizer_groups(clip_norm):
     factor = 0.5 / (norm + 1e-6) if clip_norm else 1.0
     np.testing.assert_allclose(updates["linear"]["weight"], -0.02 * 2.0 * factor, rtol=1e-12)
     np.testing.assert_allclose(updates["linear"]["bias"], -0.01 * 5 * factor / (5 * factor + 1e-3), rtol=1e-12)
+
+
+def test_the_norm_of_the_parameters_does_not_wait_for_that_of_the_update():
+    # It would be read after the new parameters took the old ones' place, so that XLA copied all of them.
+    config = Config(model=LinearConfig(), data=TabularConfig(), train=Train(steps=8))
+    params = {"linear": {"weight": jnp.full((4, 4), 2.0), "bias": jnp.zeros(4)}}
+    norms = group_norms(config, params, jax.tree.map(lambda p: p * jnp.nan, params))
+    assert (norms["param_norm/matrix"], norms["param_norm/vector"]) == (8, 0)
+    assert jnp.isnan(norms["update_norm/matrix"])
