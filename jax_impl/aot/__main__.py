@@ -75,9 +75,8 @@ def show_gpu(table: Table, found: dict[str, Any]) -> None:
         "kernels launched", f"{sorts.pop('all'):,}: " + ", ".join(f"{n:,} {sort}" for sort, n in sorts.items())
     )
     for product in found["products"]:
-        table.add_row(
-            f"products by {product['kind']}", f"{product['times']:,}, {product['optimizer']:,} in the optimizer"
-        )
+        times = f"{product['times']:,}, {product['optimizer']:,} in the optimizer"
+        table.add_row(f"products by {product['kind']}", f"{times}, of {product['operands']}")
     for buffer in found["large_buffers"]:
         table.add_row(buffer["what"], f"{buffer['times']} x {buffer['shape']}, {buffer['bytes'] / 1e6:.1f} MB each")
     if not found["large_buffers"]:

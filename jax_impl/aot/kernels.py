@@ -24,9 +24,10 @@ SCOPE_OF_OPTIMIZER = "/optimizer/"
 
 
 class Product(NamedTuple):
-    """Matrix products of one kind: by whom they are computed, and how often in a step."""
+    """Matrix products of one kind: by whom they are computed, from what, and how often in a step."""
 
     kind: str
+    operands: str  # their dtype
     times: int
     optimizer: int  # of these in the optimizer: Newton-Schulz
 
@@ -41,7 +42,7 @@ class Buffer(NamedTuple):
 
 
 def launched(text: str) -> Iterator[tuple[Instruction, list[Instruction], int]]:
-    """Every instruction that is a kernel, the body of its fusion, and how often it runs.
+    """Every instruction that is a kernel, the body of its fusion or what stands around it, and how often it runs.
 
     A loop's condition is left out: a loop of known length is not asked whether to go on.
     """
@@ -52,8 +53,8 @@ def launched(text: str) -> Iterator[tuple[Instruction, list[Instruction], int]]:
     for name in outside - conditions:
         for instruction in found[name]:
             if not NO_KERNEL.match(instruction.operation):
-                body = [i for called in instruction.called("calls") for i in found.get(called, [])]
-                yield instruction, body, times[name]
+                fusion = instruction.operation == "fusion"
+                yield instruction, found[instruction.called("calls")[0] if fusion else name], times[name]
 
 
 def kernels(text: str) -> dict[str, int]:
@@ -91,15 +92,25 @@ def product_kind(instruction: Instruction, body: list[Instruction]) -> str | Non
     return "other" if any(i.operation == "dot" for i in body) else None
 
 
+def operand_type(instruction: Instruction, body: list[Instruction]) -> str:
+    """The dtype of a product's first operand."""
+    fusion = instruction.operation == "fusion"
+    product = next((i for i in body if fusion and i.operation == "dot"), instruction)
+    operand = next((i for i in body if i.name == product.operands[0]), None)
+    dtype = SHAPE.search(operand.result) if operand else None
+    return dtype[1] if dtype else "unknown"
+
+
 def products(text: str) -> list[Product]:
-    """All matrix products of a step, by kind."""
-    total: Counter[str] = Counter()
-    optimizer: Counter[str] = Counter()
+    """All matrix products of a step, by kind and dtype."""
+    total: Counter[tuple[str, str]] = Counter()
+    optimizer: Counter[tuple[str, str]] = Counter()
     for instruction, body, times in launched(text):
         if kind := product_kind(instruction, body):
-            total[kind] += times
-            optimizer[kind] += times if SCOPE_OF_OPTIMIZER in instruction.rest else 0
-    return [Product(kind, times, optimizer[kind]) for kind, times in total.most_common()]
+            key = kind, operand_type(instruction, body)
+            total[key] += times
+            optimizer[key] += times if SCOPE_OF_OPTIMIZER in instruction.rest else 0
+    return [Product(*key, times, optimizer[key]) for key, times in total.most_common()]
 
 
 def large_buffers(text: str, B: int, T: int, H: int, V: int, L: int) -> list[Buffer]:

@@ -73,17 +73,18 @@ PROGRAM = """HloModule step
   ROOT %more = pred[] fusion(%n.2), kind=kLoop, calls=%fused_compare
 }
 
-ENTRY %main (shard: bf16[8,64], x.1: bf16[32,64], v: bf16[64]) -> bf16[32,64] {
+ENTRY %main (shard: bf16[8,64], x.1: bf16[32,64], v: bf16[64], table: f32[64,64]) -> bf16[32,64] {
   %shard = bf16[8,64]{1,0} parameter(0)
   %x.1 = bf16[32,64]{1,0} parameter(1)
   %v = bf16[64]{0} parameter(2)
+  %table = f32[64,64]{1,0} parameter(3)
   %all-gather-start = (bf16[8,64]{1,0}, bf16[64,64]{1,0}) all-gather-start(%shard), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
   %all-gather-done = bf16[64,64]{1,0} all-gather-done(%all-gather-start)
   %zero = s32[] constant(0)
   %t0 = (s32[], bf16[32,64]{1,0}, bf16[64,64]{1,0}) tuple(%zero, %x.1, %all-gather-done)
   %loop = (s32[], bf16[32,64]{1,0}, bf16[64,64]{1,0}) while(%t0), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %x.2 = bf16[32,64]{1,0} get-tuple-element(%loop), index=1
-  %cublas = (bf16[64,64]{1,0}, s8[4194304]{0}) custom-call(%x.2, %x.2), custom_call_target="__cublas$gemm", metadata={op_name="jit(train)/optimizer/dot_general"}
+  %cublas = (bf16[64,64]{1,0}, s8[4194304]{0}) custom-call(%table, %table), custom_call_target="__cublas$gemm", metadata={op_name="jit(train)/optimizer/dot_general"}
   %scores = (bf16[8,16,16]{2,1,0}, f32[128,16]{1,0}) fusion(%x.2), kind=kLoop, calls=%fused_add
   %logits = f32[32,48]{1,0} fusion(%x.2, %x.2), kind=kCustom, calls=%gemm_computation, backend_config={"fusion_backend_config":{"kind":"__triton_gemm"}}
   %chunk = f32[8,48]{1,0} fusion(%x.2), kind=kLoop, calls=%fused_add
@@ -110,11 +111,11 @@ def test_kernels_are_counted_as_often_as_they_run_and_those_of_a_loops_condition
     }
 
 
-def test_products_are_counted_by_who_computes_them():
+def test_products_are_counted_by_who_computes_them_and_from_what():
     assert kernels.products(PROGRAM) == [
-        Product("Triton fusion", 4, 0),
-        Product("cuBLAS (__cublas$gemm)", 1, 1),
-        Product("other", 1, 0),
+        Product("Triton fusion", "bf16", 4, 0),
+        Product("cuBLAS (__cublas$gemm)", "f32", 1, 1),
+        Product("other", "bf16", 1, 0),
     ]
 
 
@@ -207,5 +208,6 @@ def test_the_step_is_compiled_for_eight_gpus_that_are_not_here(tmp_path):
     assert exchanged["all-reduce"]["largest"] < 1000
     assert found["kernels"]["attention"] == 2 * 3  # forward, again for the backward pass, backward
     assert found["kernels"]["products"] == sum(product["times"] for product in found["products"])
-    assert [product["optimizer"] for product in found["products"] if product["kind"] == "Triton fusion"] == [45]
+    assert {product["operands"] for product in found["products"]} == {"bf16"}
+    assert sum(product["optimizer"] for product in found["products"]) == 45
     assert found["large_buffers"] == []
