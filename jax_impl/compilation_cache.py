@@ -40,7 +40,7 @@ def keep_compiled_programs(config: Config) -> None:
     folder already (JAX_COMPILATION_CACHE_DIR), or where the folder cannot be made or linked into.
     """
     settings: Any = jax.config
-    if not config.devices.compilation_cache or settings.jax_compilation_cache_dir is not None:
+    if not config.devices.compilation_cache or settings.jax_compilation_cache_dir:
         return
     shared = cache_folder(None) / "compiled" / machine_key()
     try:
