@@ -189,11 +189,11 @@ def main(argv: list[str]) -> int:
 
 def make_steps(calls: Calls, names: list[str]) -> Iterator[dict[str, Any]]:
     """The entries of these steps in the report as they are made: the checks beside each other, all others alone."""
-    yield from (make_step(calls, name) for name in names if name not in CHECKS and name not in TIMED)
+    yield from (make_step(calls, name, STEPS[name]) for name in names if name not in CHECKS and name not in TIMED)
     with ThreadPoolExecutor(len(CHECKS) if calls.platform == "cuda" else 1) as pool:
-        checks = [pool.submit(make_step, calls, name) for name in names if name in CHECKS]
+        checks = [pool.submit(make_step, replace(calls), name, STEPS[name]) for name in names if name in CHECKS]
         yield from (done.result() for done in as_completed(checks))
-    yield from (make_step(calls, name) for name in names if name in TIMED)
+    yield from (make_step(calls, name, STEPS[name]) for name in names if name in TIMED)
 
 
 def environment(platform: str, folder: str) -> dict[str, str]:
@@ -208,12 +208,12 @@ def environment(platform: str, folder: str) -> dict[str, str]:
     return {**here, **caches, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "MPLBACKEND": "Agg", "COLUMNS": "120"}
 
 
-def make_step(calls: Calls, name: str) -> dict[str, Any]:
+def make_step(calls: Calls, name: str, make: Step) -> dict[str, Any]:
     """One step's entry in the report: its figures or its error, and the commands it ran."""
-    calls, started = replace(calls, entries=[]), time.monotonic()
+    calls.entries, started = [], time.monotonic()
     step: dict[str, Any] = {"name": name, "figures": {}}
     try:
-        STEPS[name](calls, step["figures"])
+        make(calls, step["figures"])
     except (StepError, OSError, ValueError, LookupError) as error:  # what it wrote may be cut off
         step["error"] = str(error) or type(error).__name__
     return {**step, "seconds": round(time.monotonic() - started, 1), "calls": calls.entries}
