@@ -14,7 +14,11 @@ import jax
 ROOT = Path(__file__).parents[1]
 ROOMS = ("twinstep", "jax_impl", "torch_ref", "parity", "bench", "tools", "docs", "examples", "tests")
 PRIVATE = ("jax._src", "jax.extend", "jax.interpreters", "jaxlib")
-IN_ONE_FILE = {"parity": "parity/jax_internals.py", "tests": "tests/helpers/jaxprs.py"}
+IN_ONE_FILE = {
+    "jax_impl": "jax_impl/aot/absent_cudnn.py",
+    "parity": "parity/jax_internals.py",
+    "tests": "tests/helpers/jaxprs.py",
+}
 
 
 def names_of(source: str) -> Iterator[str]:
