@@ -133,6 +133,7 @@ def what_is_large(dims: list[int], B: int, T: int, H: int, V: int, L: int) -> st
     if V in dims:
         return "B x T x V, all logits" if size == B * T * V else None
     merged = sum(dim % T == 0 for dim in dims) >= 2
-    if merged and T in dims and size in (B * H * T * T, L * B * H * T * T):
+    sizes = [B * H * T * T, L * B * H * T * T] if dims[:1] == [L] else [B * H * T * T]  # a loop stacks what it keeps
+    if merged and T in dims and size in sizes:
         return "T x T per head and sequence, attention scores"
     return None
