@@ -6,6 +6,7 @@ from pathlib import Path
 
 from parity.check import check_here
 from parity.environment import use_one_thread
+from parity.platforms import check_platform
 from parity.request import Request
 from twinstep.errors import run_command
 
@@ -14,6 +15,7 @@ def main(argv: list[str]) -> int:
     """Read the request in the first file, write the result to the second."""
     question, answer = map(Path, argv)
     request = Request.from_json(json.loads(question.read_text(encoding="utf-8")))
+    check_platform(request.platform, request.devices)
     if request.checkpoint is None:
         use_one_thread()
     result = check_here(request)
