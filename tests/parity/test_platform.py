@@ -216,8 +216,7 @@ def test_a_torch_without_cuda_beside_a_gpu_is_said(monkeypatch):
 def test_products_in_tf32_diverge_in_float32_and_are_called_by_their_name():
     config = subject("mlp", "float32", 3, 0)
     newton_schulz = replace(config.optimizer, newton_schulz_dtype="float32")  # as on a CPU, on which this runs
-    request = Request(replace(config, optimizer=newton_schulz), platform="cuda")
-    assert check_here(request).stages["activations"].verdict == "agrees"
+    request = Request(replace(config, optimizer=newton_schulz), inits=("nonzero",), platform="cuda")
     result = check_here(request, around=TF32.inject)
     first = result.first_divergence
     assert (first.stage, first.tensor) == ("activations", "fc1")
