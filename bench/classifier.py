@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bench.interleave import interleave, per_step
-from bench.options import BenchOptions, Row
+from bench.options import Bench, Row
 from bench.process import workers
 from bench.rows import rows_of
 from twinstep.config import Config, LinearConfig, TrainConfig
@@ -82,9 +82,9 @@ def prepare_torch(config: Config, inputs: np.ndarray, targets: np.ndarray) -> An
     return work
 
 
-def measure(options: BenchOptions, peak: float) -> list[Row]:
+def measure(bench: Bench) -> list[Row]:
     """Updates per second; the ratio is that of the time of one update."""
-    updates = dict.fromkeys(UPDATES, 3) if options.tiny else UPDATES
+    updates = dict.fromkeys(UPDATES, 3) if bench.options.tiny else UPDATES
     with workers("classifier", {side: {"updates": count} for side, count in updates.items()}) as sides:
-        samples = interleave(sides, options.rounds)
+        samples = interleave(sides, bench.options.rounds, deadline=bench.deadline)
     return rows_of("linear classifier", per_step(samples, updates), "updates/s", lambda sample: 1 / sample.seconds)

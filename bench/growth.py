@@ -8,7 +8,7 @@ import numpy as np
 
 from bench import gpt_sides
 from bench.interleave import interleave, quartiles
-from bench.options import BenchOptions, Row
+from bench.options import Bench, Row
 from bench.process import Sample, workers
 from twinstep.flops import matrix_flops_per_step
 
@@ -28,19 +28,19 @@ def prepare(side: str, spec: dict[str, Any]) -> Any:
     import time
 
     start = time.perf_counter()
-    step = gpt_sides.prepare(side, spec)
+    step = gpt_sides.prepare(side, spec).step
     to_first_step = time.perf_counter() - start
 
     def work() -> float:
-        step()
+        float(step())
         return to_first_step
 
     return work
 
 
-def measure(options: BenchOptions, peak: float) -> list[Row]:
+def measure(bench: Bench) -> list[Row]:
     """For each axis and side a row of milliseconds per size, then one with the slope of log time over log size."""
-    base, axes = (TINY_BASE, TINY_AXES) if options.tiny else (BASE, AXES)
+    base, axes = (TINY_BASE, TINY_AXES) if bench.options.tiny else (BASE, AXES)
     rows = []
     for axis, sizes in axes.items():
         found: dict[str, list[list[Sample]]] = {"jax": [], "torch": []}
@@ -48,12 +48,12 @@ def measure(options: BenchOptions, peak: float) -> list[Row]:
         for size in sizes:
             spec = {**base, axis: size, **({"batch_size": 1} if axis == "sequence_len" else {})}
             flops.append(float(matrix_flops_per_step(gpt_sides.config_of(spec), spec["sequence_len"])))
-            with workers("growth", {"jax": spec, "torch": spec}, together=options.tiny) as sides:
-                samples = interleave(sides, options.rounds, warmups=1)
+            with workers("growth", {"jax": spec, "torch": spec}, together=bench.options.tiny) as sides:
+                samples = interleave(sides, bench.options.rounds, warmups=1, deadline=bench.deadline)
             for side, of_side in samples.items():
                 found[side].append(of_side)
         for side, by_size in found.items():
-            rows += axis_rows(axis, sizes, side, by_size, flops, peak)
+            rows += axis_rows(axis, sizes, side, by_size, flops, bench.peak)
     return rows
 
 

@@ -1,5 +1,6 @@
 """Interleaved samples, and their medians, quartiles and ratios pair by pair."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterable
@@ -29,17 +30,20 @@ def quartiles(values: Iterable[float]) -> Quartiles:
     return Quartiles(median, low, high)
 
 
-def interleave(workers: dict[str, Worker], pairs: int, warmups: int = 3) -> dict[str, list[Sample]]:
+def interleave(
+    workers: dict[str, Worker], pairs: int, warmups: int = 3, deadline: float = math.inf
+) -> dict[str, list[Sample]]:
     """Lets each worker work in turn, `pairs` times after `warmups`.
 
     Rounds that other processes disturbed are tried again, up to TRIES times as many; of all rounds the least disturbed
-    are kept, so what is chosen doesn't depend on what was measured.
+    are kept, so what is chosen doesn't depend on what was measured. After the deadline no round begins but the first.
     """
     for worker in workers.values():
         for _ in range(warmups):
             worker.work()
     rounds: list[dict[str, Sample]] = []
-    while len(rounds) < pairs * TRIES and sum(disturbance(r) <= QUIET for r in rounds) < pairs:
+    in_time = lambda: not rounds or time.monotonic() < deadline
+    while in_time() and len(rounds) < pairs * TRIES and sum(disturbance(r) <= QUIET for r in rounds) < pairs:
         current = {}
         for name, worker in workers.items():
             time.sleep(PAUSE_SECONDS)

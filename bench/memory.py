@@ -1,11 +1,11 @@
-"""Peak memory of a step with a large vocabulary, from the system's own count of the process (Linux)."""
+"""Peak memory of a step on a CPU with a large vocabulary, from the system's own count of the process (Linux)."""
 
 import gc
 from pathlib import Path
 from typing import Any
 
 from bench import gpt_sides
-from bench.options import BenchOptions, Row
+from bench.options import Bench, Row
 from bench.process import Worker
 
 MODEL = {"depth": 4, "d_model": 256, "head_dim": 128, "vocab_size": 32768, "sequence_len": 1024, "batch_size": 4}
@@ -15,13 +15,13 @@ STEPS = 4
 
 def prepare(side: str, spec: dict[str, Any]) -> Any:
     """After a first step, which compiles, the peak is reset; a few more steps show the step's own."""
-    step = gpt_sides.prepare(side, spec)
+    step = gpt_sides.prepare(side, spec).step
 
     def work() -> dict[str, float]:
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
         for _ in range(STEPS):
-            step()
+            float(step())
         return {name: megabytes(name) for name in ("VmHWM", "VmRSS")}
 
     return work
@@ -33,11 +33,11 @@ def megabytes(name: str) -> float:
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
 
 
-def measure(options: BenchOptions, peak: float) -> list[Row]:
+def measure(bench: Bench) -> list[Row]:
     """One row for each framework; there is no chance in it, so one round is enough. None without Linux's /proc."""
     if not Path("/proc/self/clear_refs").exists():
         return []
-    spec = TINY if options.tiny else MODEL
+    spec = TINY if bench.options.tiny else MODEL
     work = f"peak memory, V {spec['vocab_size']}, T {spec['sequence_len']}"
     found = {}
     for side in ("jax", "torch"):

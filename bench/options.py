@@ -1,15 +1,20 @@
-"""What the command line asks for, and what a measurement gives back."""
+"""What the command line asks for, what a measurement is given, and what it gives back."""
 
+import math
+import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from twinstep.config import COUNT, Bound, check_bounds
+from twinstep.config.bounds import POSITIVE
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Measure jax_impl beside torch_ref on this machine's CPU."""
+    """Measure jax_impl beside torch_ref on this machine's CPU or on its one NVIDIA GPU."""
 
+    platform: Literal["cpu", "cuda"] = "cpu"
+    """Where both frameworks work. On cuda: sizes of a GPU, in bfloat16."""
     only: str | None = None
     """Names of measurements separated by commas; all when left out."""
     pairs: int | None = None
@@ -18,10 +23,12 @@ class BenchOptions:
     """File for all figures as JSON; a picture of the same name but for .png is drawn beside it."""
     upstream: str | None = None
     """Your own checkout of karpathy/nanochat (November 2025, commit 16788ee), to be measured as it is."""
+    minutes: float | None = None
+    """Budget of time: rounds end with it, and what it leaves no time for is named instead of measured."""
     tiny: bool = False
     """The smallest sizes and the fewest sides: measures nothing, but shows in less than a minute that all runs."""
 
-    BOUNDS: ClassVar[dict[str, Bound]] = {"pairs": COUNT}
+    BOUNDS: ClassVar[dict[str, Bound]] = {"pairs": COUNT, "minutes": POSITIVE}
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -29,6 +36,29 @@ class BenchOptions:
     @property
     def rounds(self) -> int:
         return self.pairs or (1 if self.tiny else 5)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One run of the bench: what was asked for, how fast the device is, and when it must end."""
+
+    options: BenchOptions
+    peak: float  # FLOP/s of the largest matrix product measured in this run
+    chip_flops: float | None = None  # FLOP/s of the device by its maker's data sheet; None for a CPU or an unknown one
+    deadline: float = math.inf  # on the clock of time.monotonic
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.options.platform == "cuda"
+
+    def check_time(self, seconds: float) -> None:
+        """Raises OutOfTimeError unless so many seconds are left."""
+        if time.monotonic() + seconds > self.deadline:
+            raise OutOfTimeError
+
+
+class OutOfTimeError(Exception):
+    """The budget leaves no time for this measurement."""
 
 
 @dataclass(frozen=True)

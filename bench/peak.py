@@ -1,16 +1,24 @@
-"""The machine's peak: the fastest matrix product that either framework manages on it."""
+"""The device's peak: the fastest matrix product that either framework manages on it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from bench.interleave import interleave
+from bench.options import BenchOptions
 from bench.process import workers
 
-SIZE, TINY_SIZE = 2048, 128
+# Square matrices: size, type, and how many products make a sample.
+PRODUCTS: dict[str, dict[str, Any]] = {
+    "cpu": {"size": 2048, "dtype": "float32", "repeats": 3},
+    "cuda": {"size": 8192, "dtype": "bfloat16", "repeats": 30},
+    "tiny": {"size": 128, "dtype": "float32", "repeats": 3},
+}
 
 
-def prepare(side: str, spec: dict[str, Any]) -> Any:
-    """A float32 product of two square matrices, several times."""
-    size, repeats = spec["size"], spec["repeats"]
+def prepare(side: str, spec: dict[str, Any]) -> Callable[[], str]:
+    """A product of two square matrices, several times; the result is the device's name."""
+    size, dtype, repeats = spec["size"], spec["dtype"], spec["repeats"]
+    work: Callable[[], str]
     if side == "jax":
         import jax
         import jax.numpy as jnp
@@ -18,28 +26,35 @@ def prepare(side: str, spec: dict[str, Any]) -> Any:
         from jax_impl import cpu
 
         product = jax.jit(jnp.matmul, compiler_options=cpu.compiler_options())
-        x = jnp.ones((size, size), jnp.float32)
+        x = jnp.ones((size, size), dtype)
 
-        def work() -> None:
+        def work() -> str:
             for _ in range(repeats):
-                product(x, x).block_until_ready()
+                y = product(x, x)
+            y.block_until_ready()
+            return str(jax.devices()[0].device_kind)
 
     else:
         import torch
 
-        t = torch.ones((size, size))
+        from torch_ref.processes import device
 
-        def work() -> None:
+        t = torch.ones((size, size), dtype=getattr(torch, dtype), device=device())
+
+        def work() -> str:
             for _ in range(repeats):
-                t @ t
+                u = t @ t
+            float(u[0, 0])  # waits for it
+            return torch.cuda.get_device_name() if t.is_cuda else "cpu"
 
     return work
 
 
-def measure_peak(pairs: int, tiny: bool) -> dict[str, float]:
-    """Framework -> FLOP/s of its fastest sample."""
-    spec = {"size": TINY_SIZE if tiny else SIZE, "repeats": 3}
+def measure_peak(options: BenchOptions) -> tuple[dict[str, float], str]:
+    """Framework -> FLOP/s of its fastest sample; and the device as JAX names it."""
+    spec = PRODUCTS["tiny" if options.tiny else options.platform]
     flops = 2 * spec["size"] ** 3 * spec["repeats"]
-    with workers("peak", {"jax": spec, "torch": spec}) as sides:
-        samples = interleave(sides, pairs)
-    return {name: flops / min(sample.seconds for sample in found) for name, found in samples.items()}
+    with workers("peak", {"jax": spec, "torch": spec}, options.platform) as sides:
+        samples = interleave(sides, options.rounds)
+    fastest = {name: flops / min(sample.seconds for sample in found) for name, found in samples.items()}
+    return fastest, samples["jax"][0].result

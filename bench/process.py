@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,18 @@ from typing import Any, NamedTuple
 
 from twinstep.errors import UserError
 
-ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # both frameworks on the same device
+# Both frameworks on the same device. JAX takes three quarters of a GPU's memory at once unless told not to.
+ENVIRONMENT = {
+    "cpu": {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+    "cuda": {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+}
+
+
+OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|OutOfMemoryError|out of memory", re.I)  # XLA's and torch's words
+
+
+class NoMemoryError(UserError):
+    """A worker's work does not fit beside the others'."""
 
 
 class Sample(NamedTuple):
@@ -28,7 +40,14 @@ class Sample(NamedTuple):
 class Worker:
     """A process that prepares one side's work from now on. Use as a context manager; `wait` before the first work."""
 
-    def __init__(self, module: str, side: str, spec: dict[str, Any], env: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        module: str,
+        side: str,
+        spec: dict[str, Any],
+        platform: str = "cpu",
+        env: Mapping[str, str] | None = None,
+    ):
         self.name = f"{module} of {side}"
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self.started = time.perf_counter()
@@ -38,7 +57,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env={**os.environ, **ON_CPU, **(env or {})},
+            env={**os.environ, **ENVIRONMENT[platform], **(env or {})},
             cwd=Path(__file__).parents[1],
         )
 
@@ -66,7 +85,10 @@ class Worker:
             return json.loads(line)
         self.process.wait()
         self.errors.seek(0)
-        last = (self.errors.read().strip().splitlines() or ["no message"])[-1]
+        said = self.errors.read().strip()
+        last = (said.splitlines() or ["no message"])[-1]
+        if OUT_OF_MEMORY.search(said):
+            raise NoMemoryError(f"{self.name} ran out of the device's memory: {last}")
         raise UserError(f"{self.name} ended: {last}")
 
     def __enter__(self) -> "Worker":
@@ -86,12 +108,19 @@ class Worker:
 
 
 @contextmanager
-def workers(module: str, specs: dict[str, dict[str, Any]], *, together: bool = True) -> Iterator[dict[str, Worker]]:
-    """A worker for each side, ready to work; they get ready together unless that takes time which is measured."""
+def workers(
+    module: str, specs: dict[str, dict[str, Any]], platform: str = "cpu", *, together: bool = True
+) -> Iterator[dict[str, Worker]]:
+    """A worker for each side, ready to work.
+
+    They get ready together unless that takes time which is measured, or on a GPU, where XLA times kernels while it
+    compiles.
+    """
+    together = together and platform == "cpu"
     with ExitStack() as stack:
         started = {}
         for side, spec in specs.items():
-            started[side] = stack.enter_context(Worker(module, side, spec))
+            started[side] = stack.enter_context(Worker(module, side, spec, platform))
             if not together:
                 started[side].wait()
         if together:

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +21,13 @@ MOMENT = "%Y-%m-%d %H:%M"
 MOST_COLUMNS = 3  # of the picture
 
 
-def machine() -> dict[str, Any]:
-    """What the figures belong to."""
+def machine(device: str) -> dict[str, Any]:
+    """What the figures belong to. device: as JAX names it."""
     model = next(
         (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
     )
     return {
+        "device": device,
         "cpu": model or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.system(),
@@ -42,12 +44,18 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def print_table(rows: list[Row], peak: dict[str, float]) -> None:
-    """A line per side. Ratio: how many times as long as jax_impl (or as much memory), with quartiles."""
+def print_table(rows: list[Row], peak: dict[str, float], device: str, left_out: Sequence[str] = ()) -> None:
+    """A line per side. Ratio: how many times as long as jax_impl (or as much memory), with quartiles.
+
+    left_out: measurements that the budget of time did not allow, or not all of them.
+    """
+    has_mfu = any("mfu" in row.extra for row in rows)
     table = Table(box=None, pad_edge=False)
     for name in ("work", "side"):
         table.add_column(name)
     for name in ("median", "quartiles", "unit", "ratio to jax", "of peak", "others"):
+        table.add_column(name, justify="right")
+    for name in ("tokens/s", "MFU") if has_mfu else ():
         table.add_column(name, justify="right")
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f} ({row.ratio_low:.2f} ... {row.ratio_high:.2f})"
@@ -60,13 +68,23 @@ def print_table(rows: list[Row], peak: dict[str, float]) -> None:
             ratio,
             "" if row.peak_share is None else f"{100 * row.peak_share:.0f} %",
             "" if row.others is None else f"{row.others:.2f}",
+            *speed_of(row),
         )
     console = table_console()
     console.print(table)
-    shown = ", ".join(f"{name} {flops / 1e9:.0f}" for name, flops in peak.items())
-    console.print(
-        f"\nlargest matrix product, GFLOP/s: {shown}. others: cores that other processes kept busy meanwhile."
-    )
+    shown = ", ".join(f"{name} {flops / 1e9:,.0f}" for name, flops in peak.items())
+    console.print(f"\n{device}; largest matrix product, GFLOP/s: {shown}.")
+    console.print("others: cores that other processes kept busy meanwhile. MFU: of the maker's figure." if has_mfu else
+                  "others: cores that other processes kept busy meanwhile.")  # fmt: skip
+    if left_out:
+        console.print(f"not measured, or not all of it, for lack of time: {', '.join(left_out)}")
+
+
+def speed_of(row: Row) -> list[str]:
+    """Tokens per second and MFU, where the latter is known."""
+    if "mfu" not in row.extra:
+        return []
+    return [number(row.extra["tokens_per_second"]), f"{row.extra['mfu']:.1%}"]
 
 
 def number(value: float) -> str:
@@ -74,9 +92,12 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def write_json(path: Path, command: str, rows: list[Row], peak: dict[str, float]) -> None:
+def write_json(
+    path: Path, command: str, rows: list[Row], peak: dict[str, float], device: str, left_out: Sequence[str] = ()
+) -> None:
     """Everything that was printed and each sample. Raises UserError where it cannot be written."""
-    found = {"command": command, "machine": machine(), "peak_flops": peak, "rows": [asdict(row) for row in rows]}
+    found = {"command": command, "machine": machine(device), "peak_flops": peak, "left_out": list(left_out),
+             "rows": [asdict(row) for row in rows]}  # fmt: skip
     try:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     except OSError as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jax_impl import cpu
 from jax_impl.checkpoint import load_params
+from jax_impl.compilation_cache import keep_compiled_programs
 from jax_impl.decoding import generate_in_chunks
 from jax_impl.models import Model, load_tree, make_model
 from jax_impl.models.cache import make_cache
@@ -123,6 +124,7 @@ def tokens_from_run(options: GenerateOptions) -> tuple[Tokenizer, Iterator[np.nd
 def open_run(options: GenerateOptions) -> tuple[Config, Tokenizer, Callable[..., Iterator[np.ndarray]]]:
     """A run's configuration, its tokenizer, and `generate` of its model, which takes what follows the configuration."""
     config = read_run_config(options.run_dir)
+    keep_compiled_programs(config)
     set_precision(config)
     cpu.keep_freed_memory(config)
     config, weights = load_params(options.run_dir, options.step)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_impl import checkpoint, cpu, parallel, processes
+from jax_impl.compilation_cache import keep_compiled_programs
 from jax_impl.evaluate import evaluate, metrics
 from jax_impl.generate import sample_text
 from jax_impl.input import eval_batches, train_batches
@@ -57,6 +58,7 @@ def train(config: Config) -> RunResult:
     run, resumed = Path(processes.text_of_first(str(config.output.out_dir))), config.output.resume
     rank, count = processes.shard()
     check_trackers(config)
+    keep_compiled_programs(config)
     parallel.set_precision(config)
 
     data = load_data(config, tokenizer_file(run, config))

@@ -154,5 +154,7 @@ def load_training_tensors(
     for name, tensor in tensors.items():
         parameter_name, key = name.split("/")
         parameter = parameters[parameter_name]
-        # AdamW's count of steps stays on the CPU.
-        owners[parameter].state[parameter][key] = tensor.to(parameter.device) if tensor.ndim else tensor
+        owner = owners[parameter]
+        # AdamW's count of steps stays on the CPU, but not where the fused kernel reads it.
+        moves = tensor.ndim > 0 or owner.defaults.get("fused")
+        owner.state[parameter][key] = tensor.to(parameter.device) if moves else tensor

@@ -54,6 +54,7 @@ class Muon(torch.optim.Optimizer):
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.steps, self.dtype = steps, dtype
+        self.orthogonalize = orthogonalize
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -63,7 +64,9 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             mu, lr, decay = group["momentum"], group["lr"], group["weight_decay"]
             for p in group["params"]:
-                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - mu)
-                direction = orthogonalize(p.grad.lerp(buffer, mu), self.steps, self.dtype)
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - mu)
+                direction = self.orthogonalize(p.grad.lerp(buffer, mu), self.steps, self.dtype)
                 p.mul_(1 - lr * decay).add_(direction.to(p.dtype), alpha=-lr * shape_scale(p.shape))

@@ -93,10 +93,15 @@ def setup_optimizers(config: Config, model: nn.Module) -> list[torch.optim.Optim
             )
     optimizers: list[torch.optim.Optimizer] = []
     if by_algorithm["adamw"]:
-        optimizers.append(torch.optim.AdamW(by_algorithm["adamw"], betas=(o.beta1, o.beta2), eps=o.eps))
+        fused = next(model.parameters()).is_cuda  # one kernel for all parameters
+        adamw = torch.optim.AdamW(by_algorithm["adamw"], betas=(o.beta1, o.beta2), eps=o.eps, fused=fused)
+        optimizers.append(adamw)
     if by_algorithm["muon"]:
         dtype, steps = newton_schulz_dtype(config), o.newton_schulz_steps
-        optimizers.append(Muon(by_algorithm["muon"], o.matrix_lr, o.momentum_start, 0.0, steps=steps, dtype=dtype))
+        muon = Muon(by_algorithm["muon"], o.matrix_lr, o.momentum_start, 0.0, steps=steps, dtype=dtype)
+        if config.devices.compile:
+            muon.orthogonalize = torch.compile(muon.orthogonalize, dynamic=False)
+        optimizers.append(muon)
     if by_algorithm["sgd"]:
         # Without momentum, torch's L2 decay and decoupled decay are the same: p <- p - lr (g + wd p).
         optimizers.append(torch.optim.SGD(by_algorithm["sgd"]))

@@ -1,6 +1,9 @@
 """Where the step runs: one process, or DistributedDataParallel over those that torchrun started."""
 
+import os
+import shutil
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -40,11 +43,20 @@ def choose_mode(config: Config) -> str:
     return mode
 
 
-def wrap(model: nn.Module, mode: str) -> nn.Module:
-    """The model that the step calls. Under DDP the last backward of a step averages gradients over the processes."""
+def wrap(config: Config, model: nn.Module, mode: str) -> nn.Module:
+    """The model that the step calls, compiled under --compile.
+
+    Under DDP the last backward of a step averages gradients over the processes. Raises UserError where torch.compile
+    has no C++ compiler to call.
+    """
+    wrapped: Any = model
+    if config.devices.compile:
+        if not torch.cuda.is_available() and shutil.which(os.environ.get("CXX", "g++")) is None:
+            raise UserError("--compile needs a C++ compiler, and there is no g++ here; install one, or leave it out")
+        wrapped = torch.compile(model, dynamic=False)
     if mode == "jit":
-        return model
-    return DistributedDataParallel(model, forward_sync_buffers=False)  # BatchNorm keeps them equal
+        return wrapped
+    return DistributedDataParallel(wrapped, forward_sync_buffers=False)  # BatchNorm keeps them equal
 
 
 def describe_devices(mode: str) -> str:

@@ -71,7 +71,7 @@ def train(config: Config) -> RunResult:
     del weights
     model.to(device)
     optimizers = setup_optimizers(config, model)
-    wrapped = parallel.wrap(model, mode)
+    wrapped = parallel.wrap(config, model, mode)
     facts = first_facts(config)
 
     if rank == 0:

@@ -18,6 +18,12 @@ from twinstep.errors import run_command
         (["--only", "speed"], "--only speed: there is no such measurement; choose from step, classifier,"),
         (["--only", "step,"], "--only : there is no such measurement"),
         (["--pairs", "0"], "--pairs"),
+        (["--minutes", "0"], "--minutes"),
+        (["--platform", "cuda"], "--platform cuda: JAX runs on cpu, and torch sees none; both need the GPU"),
+        (
+            ["--platform", "cuda", "--only", "growth"],
+            "--only growth: there is no such measurement; choose from step,",
+        ),
         (["--pairs", "many"], "many"),
         (["--no-such-flag"], "no-such-flag"),
         (["--json", "no/such/folder/bench.json"], "--json no/such/folder/bench.json: its folder does not exist"),
@@ -53,7 +59,7 @@ def test_a_tiny_run_measures_everything(tmp_path):
     works = {row["work"]: row for row in found["rows"]}
     for begin in ("gpt step", "linear classifier", "peak memory", "start to first step", "decoding", "growth, slope"):
         assert any(work.startswith(begin) for work in works), begin
-    assert {row["side"] for row in found["rows"]} == {"jax", "jax, cached", "torch"}
+    assert {row["side"] for row in found["rows"]} == {"jax", "jax, again", "torch"}
     for row in found["rows"]:
         assert row["low"] <= row["value"] <= row["high"]
         assert row["work"] in done.stdout

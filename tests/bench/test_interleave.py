@@ -1,10 +1,17 @@
 """Medians, quartiles and ratios are taken round by round, and disturbed rounds are tried again."""
 
+import io
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 
+from bench import step
 from bench.growth import axis_rows, log_slope
 from bench.interleave import interleave, per_step, quartiles, ratios
-from bench.process import Sample, Worker, workers
+from bench.options import Bench, BenchOptions, OutOfTimeError
+from bench.process import NoMemoryError, Sample, Worker, workers
 from bench.rows import rows_of
 from twinstep.errors import UserError
 
@@ -96,7 +103,7 @@ def start(module: str, specs: dict[str, dict[str, int]]) -> None:
 
 
 def test_a_worker_is_gone_after_its_block():
-    with Worker("peak", "jax", {"size": 8, "repeats": 1}) as worker:
+    with Worker("peak", "jax", {"size": 8, "dtype": "float32", "repeats": 1}) as worker:
         worker.wait()
         assert worker.work().seconds > 0
     assert worker.process.returncode == 0
@@ -108,3 +115,53 @@ def test_a_sample_of_several_pieces_is_divided_by_each_sides_own_number():
         "jax": [Sample(2.0, 4.0, 0.1, "text")],
         "torch": [Sample(3.0, 3.0, None, None)],
     }
+
+
+def test_after_the_deadline_no_round_begins_but_the_first():
+    found = interleave({"a": Scripted([sample(1.0)] * 9, [], "a")}, pairs=3, warmups=1, deadline=0)
+    assert len(found["a"]) == 1
+
+
+def test_a_size_that_does_not_fit_beside_the_others_is_halved(monkeypatch):
+    tried = []
+
+    @contextmanager
+    def too_small(module, specs, platform):
+        tried.append(specs["jax"]["batch_size"])
+        if tried[-1] > 8:
+            raise NoMemoryError("step of torch ran out")
+        result = {"seconds": 3.0, "peak_bytes": 10}
+        yield {side: Scripted([sample(9.0)._replace(result=result)] * 9, [], side) for side in specs}
+
+    monkeypatch.setattr(step, "workers", too_small)
+    spec, samples = step.samples_that_fit(Bench(BenchOptions(pairs=1), 1e12), {"batch_size": 32}, ["jax", "torch"])
+    assert tried == [32, 16, 8]
+    assert spec == {"batch_size": 8}
+    assert samples["torch"][0].seconds == 1.0  # of one of the three steps, as the side itself took their time
+    ratios_of_memory = [row.ratio for row in step.memory_rows("peak memory", samples)]
+    assert ratios_of_memory == [None, 1.0]
+
+
+def test_a_size_of_one_sequence_that_does_not_fit_is_an_error(monkeypatch):
+    def too_small(module, specs, platform):
+        raise NoMemoryError("step of jax ran out")
+
+    monkeypatch.setattr(step, "workers", too_small)
+    with pytest.raises(NoMemoryError):
+        step.samples_that_fit(Bench(BenchOptions(pairs=1), 1e12), {"batch_size": 1}, ["jax"])
+
+
+@pytest.mark.parametrize("said", ["torch.OutOfMemoryError: CUDA out of memory.", "RESOURCE_EXHAUSTED: Out of memory"])
+def test_a_worker_without_memory_says_so_in_one_line(said):
+    worker = Worker.__new__(Worker)
+    worker.name, worker.errors = "step of torch", io.StringIO(f"Traceback\n{said}\nfooter")
+    worker.process = SimpleNamespace(stdout=io.StringIO(""), wait=lambda: 1)
+    with pytest.raises(NoMemoryError, match="step of torch ran out of the device's memory: footer"):
+        worker.wait()
+
+
+def test_a_measurement_without_time_is_left_out():
+    bench = Bench(BenchOptions(), 1e12, deadline=time.monotonic() + 10)
+    bench.check_time(5)
+    with pytest.raises(OutOfTimeError):
+        bench.check_time(20)

@@ -14,6 +14,7 @@ JAX_FILES = {
     "aot/hlo.py": "reading of XLA's compiled programs",
     "aot/roofline.py": "what a program of XLA's is bound by",
     "checksum.py": "a checksum for each array, computed where its shards are; torch hashes the files",
+    "compilation_cache.py": "compiled programs kept on disk; torch.compile keeps its own",
     "cpu.py": "the options with which XLA is fast on a CPU; torch_ref is torch as it comes",
     "decoding.py": "generate's fast form: prompts in chunks, several tokens to a dispatch",
     "fsdp.py": "sharding parameters over devices; torch_ref shows data parallel only",

@@ -31,7 +31,7 @@ def run(config: Config) -> dict[str, np.ndarray]:
     model = make_model(config)
     load_weights(model, initial_weights(weight_shapes(model), 0, "nonzero"))
     optimizers = setup_optimizers(config, model)
-    wrapped = parallel.wrap(model, parallel.choose_mode(config))
+    wrapped = parallel.wrap(config, model, parallel.choose_mode(config))
     rank, count = processes.shard()
     gradients: dict[str, np.ndarray] = {}
 

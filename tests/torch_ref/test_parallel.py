@@ -1,9 +1,12 @@
-"""DistributedDataParallel over two processes trains as one process does."""
+"""DistributedDataParallel over two processes, and a compiled model, train as one process does."""
 
 import gc
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.helpers.torch_trajectories import run, torchrun
@@ -53,3 +56,23 @@ def test_flags_of_the_other_trainer_are_refused():
         processes.initialize(Config(devices=DeviceConfig(coordinator="localhost:1234")))
     with pytest.raises(UserError, match="fsdp is only in jax_impl"):
         parallel.choose_mode(replace(Config(), devices=DeviceConfig(parallel="fsdp")))
+
+
+def test_compile_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(parallel.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"--compile needs a C\+\+ compiler"):
+        parallel.wrap(Config(devices=DeviceConfig(compile=True)), nn.Linear(1, 1), "jit")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own
+def test_a_compiled_run_trains_as_an_eager_one_does(tmp_path):
+    argv = ["linear", "--dtype", "float64", "--steps", "20", "--log-every", "1", "--out-dir"]
+    losses = []
+    for name, flags in {"eager": [], "compiled": ["--compile"]}.items():
+        assert train("torch", [*argv, str(tmp_path / name), *flags]) == 0
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12, abs=0)

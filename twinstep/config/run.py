@@ -79,6 +79,11 @@ class DeviceConfig:
     keep_freed_memory: bool = True
     """jax_impl on CPUs: glibc keeps freed memory, dispatch is synchronous; up to a tenth faster, 2 GB more memory."""
 
+    compilation_cache: bool = True
+    """jax_impl: keep compiled programs in the user's cache folder, so that the next start need not compile."""
+    compile: bool = False
+    """torch_ref: compile the model and Muon's orthogonalization with torch.compile (jax_impl always compiles)."""
+
     BOUNDS: ClassVar[dict[str, Bound]] = {"num_processes": COUNT, "process_id": NATURAL}
 
     def __post_init__(self) -> None:
