@@ -79,20 +79,20 @@ def agreement(calls: Calls, figures: Figures) -> None:
 
 
 def parity_on_device(calls: Calls, figures: Figures) -> None:
-    """The parity check of the GPT in float64, JAX on the device; its torch side stays on the CPU."""
-    check_parity(calls, figures, {})
+    """The parity check of the GPT in float64, both sides on the device."""
+    check_parity(calls, figures, calls.platform)
 
 
 def parity_on_cpu(calls: Calls, figures: Figures) -> None:
     """The same with both on the CPU."""
-    check_parity(calls, figures, {"JAX_PLATFORMS": "cpu"})
+    check_parity(calls, figures, "cpu")
 
 
-def check_parity(calls: Calls, figures: Figures, environment: dict[str, str]) -> None:
+def check_parity(calls: Calls, figures: Figures, platform: str) -> None:
     steps = 10 if calls.platform == "cuda" else 3
     folder = calls.folder / f"parity-{len(list(calls.folder.iterdir()))}"
-    words = f"-m parity check gpt --dtype float64 --steps {steps} --out-dir {folder}".split()
-    calls.run(*words, limit=150, ok=(0, 1), **environment)
+    words = f"-m parity check gpt --platform {platform} --dtype float64 --steps {steps} --out-dir {folder}".split()
+    calls.run(*words, limit=150, ok=(0, 1))
     result = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
     figures |= {name: result[name] for name in ("verdict", "sentence", "first_divergence", "stages", "environment")}
 
