@@ -6,8 +6,8 @@ import time
 import pytest
 
 from tools import on_gpu
-from tools.calls import Called, Calls, StepError, gpu_use
-from tools.figures import compare_runs, outcomes, read_metrics, writing_speed
+from tools.calls import Calls, StepError, gpu_use
+from tools.figures import compare_runs, outcomes, read_metrics
 from twinstep.errors import run_command
 
 
@@ -49,11 +49,6 @@ def test_outcomes_are_read_as_pytest_and_its_workers_print_them():
         outcomes("usage: pytest")
 
 
-def test_writing_speed_leaves_out_the_start_and_the_prompt():
-    growth = [(0.0, 0), (5.0, 4), (9.0, 6), (10.0, 16)]
-    assert writing_speed(Called(0, 10.0, b"def 0123456789ab", growth, {})) == 10.0
-
-
 def test_gpu_use_takes_the_peak():
     assert gpu_use("100, 0\n300, 90\n200, 50\nfailed\n")["peak_memory_mib"] == 300
     assert gpu_use("no devices") == {}
@@ -77,3 +72,29 @@ def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run_command(on_gpu.main, ["--out", str(tmp_path / "x.json")]) == 2
     assert "--platform cpu" in capsys.readouterr().err
+
+
+def test_checks_run_beside_each_other_on_a_gpu_and_what_is_timed_runs_alone(tmp_path, monkeypatch):
+    under_way, most = set(), {}
+
+    def step(name):
+        def make(calls, figures):
+            under_way.add(name)
+            time.sleep(0.2)
+            most[name] = len(under_way)
+            under_way.remove(name)
+
+        return make
+
+    monkeypatch.setattr(on_gpu, "STEPS", {name: step(name) for name in on_gpu.STEPS})
+    calls = Calls("cuda", tmp_path, tmp_path / "log", time.monotonic() + 60, {})
+    made = [entry["name"] for entry in on_gpu.make_steps(calls, list(on_gpu.STEPS))]
+    assert made[0] == "versions"
+    assert made[-2:] == ["training", "bench"]
+    assert sorted(made) == sorted(on_gpu.STEPS)
+    assert {name: most[name] for name in ("versions", "training", "bench")} == {
+        "versions": 1,
+        "training": 1,
+        "bench": 1,
+    }
+    assert max(most[name] for name in on_gpu.CHECKS) > 1

@@ -23,12 +23,11 @@ class StepError(Exception):
 
 
 class Called(NamedTuple):
-    """One command that ended. growth: times in seconds from its start, and the bytes on standard output by then."""
+    """One command that ended."""
 
     exit_code: int | str
     seconds: float
     stdout: bytes
-    growth: list[tuple[float, int]]
     entry: dict[str, Any]  # what the JSON says of it
 
 
@@ -41,7 +40,12 @@ class Calls:
     log: Path
     deadline: float
     environment: dict[str, str]
+    upstream: str | None = None  # a checkout of nanochat
     entries: list[dict[str, Any]] = field(default_factory=list)  # of the step under way
+
+    def minutes_left(self) -> float:
+        """Until the deadline."""
+        return (self.deadline - time.monotonic()) / 60
 
     def run(self, *words: object, limit: float, until: Callable[[], bool] = lambda: False, ok: tuple[int, ...] = (0,),
             **environment: str) -> Called:  # fmt: skip
@@ -49,21 +53,19 @@ class Calls:
 
         Raises StepError for an exit code that is not in `ok`. One that was killed because of `until` is "killed".
         """
-        limit = min(limit, self.deadline - time.monotonic())
+        limit = min(limit, 60 * self.minutes_left())
         if limit < 5:
             raise StepError("no time left")
         command = [sys.executable, *map(str, words)]
         env = {**os.environ, **self.environment, **environment}
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as smi:
             watcher = subprocess.Popen(SMI, stdout=smi, stderr=smi) if self.platform == "cuda" else None
-            start, growth, ended = time.monotonic(), [(0.0, 0)], ""
+            start, ended = time.monotonic(), ""
             # A session of its own: killing its group leaves no worker behind.
             process = subprocess.Popen(command, stdout=out, stderr=err, env=env, cwd=ROOT, start_new_session=True)
             while process.poll() is None and not ended:
                 time.sleep(0.005)
-                seconds, size = time.monotonic() - start, os.fstat(out.fileno()).st_size
-                if size > growth[-1][1]:
-                    growth.append((seconds, size))
+                seconds = time.monotonic() - start
                 ended = "killed" if until() else "out of time" if seconds > limit else ""
             if ended:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -84,7 +86,7 @@ class Calls:
         if exit_code != "killed" and exit_code not in ok:
             last = (printed.splitlines() or ["it printed nothing"])[-1]
             raise StepError(f"{shown[:60]} ... ended with {exit_code}: {last[:200]}")
-        return Called(exit_code, seconds, stdout, growth, entry)
+        return Called(exit_code, seconds, stdout, entry)
 
 
 def read_all(file: Any) -> bytes:

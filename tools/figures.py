@@ -72,12 +72,3 @@ def outcomes(printed: str) -> dict[str, Any]:
     if not found:
         raise StepError("pytest ran no test; see the log")
     return {**counts, "failures": [name for name, outcome in found.items() if outcome in ("FAILED", "ERROR")]}
-
-
-def writing_speed(called: Called) -> float:
-    """Characters (tokens, with bytes as tokens) per second between the second and the last growth of the output."""
-    grown = called.growth[2:]  # the first is the empty output, the second the prompt
-    if len(grown) < 2:
-        raise StepError("the output came all at once")
-    (start, size), (end, _) = grown[0], grown[-1]
-    return len(called.stdout[size:].decode(errors="replace")) / (end - start)

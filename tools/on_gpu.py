@@ -1,11 +1,12 @@
 """What a machine with one NVIDIA GPU can tell of this project, in one command, within one budget of time.
 
-    python -m tools.on_gpu --out gpu.json [--minutes 8] [--only STEP ...] [--platform cpu]
+    python -m tools.on_gpu --out gpu.json [--minutes 8.5] [--only STEP ...] [--upstream DIR] [--platform cpu]
 
-from the repository's root; JAX and torch must see the GPU. The steps stand in `STEPS`, the most important first; each
-runs in processes of its own with a time limit, and FILE.json is rewritten after each, so that a run that is cut off
-loses nothing. All that was printed goes to FILE.log beside it. `--platform cpu` rehearses the same steps with small
-sizes. A divergence or a failing test is a finding: exit code 1 means that a step could not be made, 2 bad input.
+from the repository's root; JAX and torch must see the GPU. First come the `CHECKS`, beside each other since none is
+timed; then, alone, the `TIMED` steps. Each runs in processes of its own with a time limit, and FILE.json is rewritten
+after each, so that a run that is cut off loses nothing. All that was printed goes to FILE.log beside it.
+`--platform cpu` rehearses the same steps with small sizes. A divergence or a failing test is a finding: exit code 1
+means that a step could not be made, 2 bad input.
 """
 
 import argparse
@@ -14,15 +15,20 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tools.calls import Calls, StepError
-from tools.figures import compare_runs, logged_step, of_run, outcomes, writing_speed
+from tools.figures import compare_runs, logged_step, of_run, outcomes
 from twinstep.errors import UserError, run_command
 
 Figures = dict[str, Any]
+
+Step = Callable[[Calls, Figures], None]
 
 FRAMEWORKS = {"jax": "jax_impl", "torch": "torch_ref"}
 NEEDED = "jax flax optax orbax.checkpoint grain numpy safetensors tokenizers tyro rich matplotlib sklearn pyarrow torch"
@@ -50,15 +56,6 @@ def tiny(calls: Calls, figures: Figures) -> None:
     figures["loss_difference"] = figures["jax"]["loss"] - figures["torch"]["loss"]
 
 
-def real(calls: Calls, figures: Figures) -> None:
-    """A GPT of a size that people train, in bfloat16: nanochat's depth 12."""
-    size = "--depth 12 --d-model 768 --head-dim 128 --vocab-size 32768 --sequence-len 2048 --batch-size 32 "
-    size += "--steps 60 --log-every 10 --eval-batches 1 --sample-tokens 1"
-    size = size if calls.platform == "cuda" else f"--steps 6 --log-every 1 {SMALL}"
-    train_both(calls, figures, "real", f"--dtype bfloat16 --matmul-precision default {size}", 150)
-    figures["jax_over_torch"] = figures["jax"]["tokens_per_second"] / figures["torch"]["tokens_per_second"]
-
-
 def train_both(calls: Calls, figures: Figures, name: str, flags: str, limit: float) -> None:
     """Train in one framework and then in the other, also where the first one failed."""
     errors = []
@@ -78,21 +75,12 @@ def agreement(calls: Calls, figures: Figures) -> None:
     figures |= json.loads(calls.run("-m", "tools.gpu_agreement", limit=150).stdout.splitlines()[-1])
 
 
-def parity_on_device(calls: Calls, figures: Figures) -> None:
-    """The parity check of the GPT in float64, both sides on the device."""
-    check_parity(calls, figures, calls.platform)
-
-
-def parity_on_cpu(calls: Calls, figures: Figures) -> None:
-    """The same with both on the CPU."""
-    check_parity(calls, figures, "cpu")
-
-
-def check_parity(calls: Calls, figures: Figures, platform: str) -> None:
+def parity(dtype: str, precision: str, calls: Calls, figures: Figures) -> None:
+    """The parity check of the GPT with both frameworks on the device. A divergence is a result, not a failure."""
     steps = 10 if calls.platform == "cuda" else 3
-    folder = calls.folder / f"parity-{len(list(calls.folder.iterdir()))}"
-    words = f"-m parity check gpt --platform {platform} --dtype float64 --steps {steps} --out-dir {folder}".split()
-    calls.run(*words, limit=150, ok=(0, 1))
+    folder = calls.folder / f"parity-{dtype}-{precision}"
+    words = f"-m parity check gpt --platform {calls.platform} --dtype {dtype} --matmul-precision {precision}"
+    calls.run(*words.split(), "--steps", steps, "--out-dir", folder, limit=240, ok=(0, 1))
     result = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
     figures |= {name: result[name] for name in ("verdict", "sentence", "first_divergence", "stages", "environment")}
 
@@ -132,18 +120,37 @@ def kill_and_resume(calls: Calls, figures: Figures) -> None:
             break
 
 
-def generation(calls: Calls, figures: Figures) -> None:
-    """Tokens per second of one sequence, from the first that was written to the last: without start and compiling."""
-    count = 1000 if calls.platform == "cuda" else 100
-    for side, package in FRAMEWORKS.items():
-        words = ["-m", f"{package}.generate", "--run", calls.folder / f"tiny-{side}", "--prompt", "def main("]
-        called = calls.run(*words, "--max-tokens", count, limit=60)
-        figures[side] = {"tokens_per_second": writing_speed(called), "seconds": called.seconds}
+def training(calls: Calls, figures: Figures) -> None:
+    """Two minutes of a GPT of a size that people train, in bfloat16: nanochat's depth 12, and how busy the GPU was."""
+    size = "--depth 12 --d-model 768 --head-dim 128 --vocab-size 32768 --sequence-len 2048 --batch-size 32 "
+    size += "--steps 700 --log-every 10 --eval-batches 1 --sample-tokens 1"
+    size = size if calls.platform == "cuda" else f"--steps 6 --log-every 1 {SMALL}"
+    run = calls.folder / "training"
+    words = ("gpt", "--dtype", "bfloat16", "--matmul-precision", "default", *size.split(), "--out-dir", run)
+    figures |= of_run(run, calls.run("-m", "jax_impl.train", *words, limit=180))
 
 
-STEPS = {step.__name__.replace("_", "-"): step for step in (
-    versions, tiny, real, agreement, parity_on_device, kill_and_resume, tests, generation, parity_on_cpu
-)}  # fmt: skip
+def bench(calls: Calls, figures: Figures) -> None:
+    """Step, memory, decoding and start beside torch_ref, in what is left of the time."""
+    path = calls.folder / "bench.json"
+    size = ("--minutes", calls.minutes_left() - 0.3) if calls.platform == "cuda" else ("--tiny",)
+    size = (*size, *(("--upstream", calls.upstream) if calls.upstream else ()))
+    calls.run("-m", "bench", "--platform", calls.platform, "--json", path, *size, limit=600)
+    figures |= json.loads(path.read_text(encoding="utf-8"))
+
+
+CHECKS: dict[str, Step] = {
+    "parity-float64": partial(parity, "float64", "highest"),
+    "parity-float32": partial(parity, "float32", "highest"),
+    "parity-tf32": partial(parity, "float32", "default"),
+    "parity-bfloat16": partial(parity, "bfloat16", "default"),
+    "tests": tests,
+    "kill-and-resume": kill_and_resume,
+    "tiny": tiny,
+    "agreement": agreement,
+}
+TIMED: dict[str, Step] = {"training": training, "bench": bench}
+STEPS = {"versions": versions, **CHECKS, **TIMED}
 
 
 class Parser(argparse.ArgumentParser):
@@ -156,10 +163,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str]) -> int:
     parser = Parser(prog="python -m tools.on_gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", required=True, metavar="FILE.json", type=Path)
-    parser.add_argument("--minutes", type=float, default=8, metavar="M", help="for all steps together (default 8)")
-    parser.add_argument(
-        "--only", nargs="+", choices=STEPS, metavar="STEP", help=f"some of {', '.join(STEPS)}; generation needs tiny"
-    )
+    parser.add_argument("--minutes", type=float, default=8.5, metavar="M", help="for all steps together (default 8.5)")
+    parser.add_argument("--only", nargs="+", choices=STEPS, metavar="STEP", help=f"some of {', '.join(STEPS)}")
+    parser.add_argument("--upstream", metavar="DIR", help="a checkout of nanochat (November 2025) for the bench")
     parser.add_argument("--platform", choices=("cuda", "cpu"), default="cuda", help="cpu: rehearse (default cuda)")
     args = parser.parse_args(argv)
     if args.out.suffix != ".json" or not args.out.parent.is_dir():
@@ -171,13 +177,23 @@ def main(argv: list[str]) -> int:
     log.write_text("", encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         deadline = started + 60 * args.minutes
-        calls = Calls(args.platform, Path(folder), log, deadline, environment(args.platform, folder))
-        for name in args.only or STEPS:
-            report["steps"].append(make_step(calls, name, STEPS[name]))
+        env = environment(args.platform, folder)
+        calls = Calls(args.platform, Path(folder), log, deadline, env, args.upstream)
+        for step in make_steps(calls, args.only or list(STEPS)):
+            report["steps"].append(step)
             report["seconds"] = round(time.monotonic() - started, 1)
             args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
-            print(line_of(report["steps"][-1]), flush=True)
+            print(line_of(step), flush=True)
     return 1 if any("error" in step for step in report["steps"]) else 0
+
+
+def make_steps(calls: Calls, names: list[str]) -> Iterator[dict[str, Any]]:
+    """The entries of these steps in the report as they are made: the checks beside each other, all others alone."""
+    yield from (make_step(calls, name, STEPS[name]) for name in names if name not in CHECKS and name not in TIMED)
+    with ThreadPoolExecutor(len(CHECKS) if calls.platform == "cuda" else 1) as pool:
+        checks = [pool.submit(make_step, replace(calls), name, STEPS[name]) for name in names if name in CHECKS]
+        yield from (done.result() for done in as_completed(checks))
+    yield from (make_step(calls, name, STEPS[name]) for name in names if name in TIMED)
 
 
 def environment(platform: str, folder: str) -> dict[str, str]:
@@ -187,12 +203,12 @@ def environment(platform: str, folder: str) -> dict[str, str]:
         if platform == "cuda"
         else {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     )
-    caches = {"XDG_CACHE_HOME": f"{folder}/cache", "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
+    caches = {"XDG_CACHE_HOME": f"{folder}/cache", "JAX_COMPILATION_CACHE_DIR": ""}
     # Without preallocation nvidia-smi shows what a step needs, and JAX and torch share the GPU.
     return {**here, **caches, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "MPLBACKEND": "Agg", "COLUMNS": "120"}
 
 
-def make_step(calls: Calls, name: str, make: Callable[[Calls, Figures], None]) -> dict[str, Any]:
+def make_step(calls: Calls, name: str, make: Step) -> dict[str, Any]:
     """One step's entry in the report: its figures or its error, and the commands it ran."""
     calls.entries, started = [], time.monotonic()
     step: dict[str, Any] = {"name": name, "figures": {}}
@@ -209,11 +225,15 @@ def line_of(step: dict[str, Any]) -> str:
     if "error" in step:
         return head + "NOT MADE: " + step["error"]
     match step["name"]:
-        case "tiny" | "real" | "generation":
-            return head + ", ".join(f"{side} {figures[side]['tokens_per_second']:,.0f} tokens/s" for side in FRAMEWORKS)
+        case "tiny":
+            return head + ", ".join(f"{side} loss {figures[side]['loss']:.4f}" for side in FRAMEWORKS)
+        case "training":
+            return head + f"{figures['tokens_per_second']:,.0f} tokens/s, loss {figures['loss']:.3f}"
+        case "bench":
+            return head + f"{len(figures['rows'])} rows; left out: {figures['left_out'] or 'nothing'}"
         case "agreement":
             return head + "; ".join(f"{case} {found['gradient']:.1e}" for case, found in figures.items())
-        case "parity-on-device" | "parity-on-cpu":
+        case "parity-float64" | "parity-float32" | "parity-tf32" | "parity-bfloat16":
             return head + figures["sentence"]
         case "kill-and-resume":
             return head + "; ".join(
