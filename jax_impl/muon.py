@@ -47,7 +47,8 @@ def orthogonalize_tree(
     stacked: all matrices of one shape in one product, which is faster everywhere but on a CPU. mesh: the devices over
     which the stacks are sharded; see `stacks.py`.
     """
-    push = partial(orthogonalize, steps=steps, dtype=dtype)
+    # Under a jit of its own it is traced once for each shape, not for each matrix.
+    push = jax.jit(partial(orthogonalize, steps=steps, dtype=dtype))
     cast = jax.tree.map(lambda u: u.astype(dtype), updates)  # first, so that devices exchange the narrower dtype
     directions = map_stacks(push, cast, mesh) if stacked else jax.tree.map(push, cast)
     return jax.tree.map(lambda o, u: shape_scale(u.shape) * o.astype(u.dtype), directions, updates)

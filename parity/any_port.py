@@ -17,6 +17,8 @@ from jax_impl.tree import flatten, unflatten
 from parity.capture import JaxPass, TorchPass, capture_jax, capture_torch, to_numpy
 from parity.environment import environment
 from parity.ledger import GIVEN, Key, Ledger
+from parity.platforms import jax_device, torch_device
+from parity.request import Platform
 from parity.result import Result
 from parity.stages import backwards
 from parity.weights import Rule, Target, map_names, transpose
@@ -32,6 +34,7 @@ class Pair(NamedTuple):
     """The two models, and the rules that map the names of one to those of the other."""
 
     module: torch.nn.Module
+    device: torch.device  # the module's
     function: Callable[..., Any]
     inputs: tuple[np.ndarray, ...]
     jax_inputs: tuple[np.ndarray, ...]
@@ -53,6 +56,7 @@ def compare(
     losses: tuple[Callable[..., torch.Tensor], Callable[..., jax.Array]] | None = None,
     optimizers: tuple[TorchOptimizer, optax.GradientTransformation] | None = None,
     steps: int = 3,
+    platform: Platform = "cpu",
 ) -> Result:
     """Is `function` a right port of `module`? `result.first_divergence` names the first stage and tensor that differ.
 
@@ -69,14 +73,18 @@ def compare(
     when left out.
     optimizers: a function from torch parameters to a torch optimizer, and an optax transformation. With them, updates
     are compared over `steps` steps from torch's gradients and parameters, and two free runs of as many steps.
+    platform: where JAX runs, "cpu", "cuda" or "tpu". The copy of the module and its inputs go to the GPU where that is
+    "cuda" and torch sees one, else to the CPU; a loss of yours finds both on that device.
 
     All arithmetic is float64, whatever the arrays are: rounding and error cannot be confused. `data`, `schedule`,
-    `clip` and `evaluation` are not compared. Raises UserError for names that do not match up, naming them.
+    `clip` and `evaluation` are not compared. Raises UserError for names that do not match up, naming them, and for a
+    platform that JAX does not see.
     """
     started = time.monotonic()
     ledger = Ledger("float64")
-    with jax.enable_x64(True):
-        module = copy.deepcopy(module)
+    jax_side, torch_side = jax_device(platform), torch_device(platform)
+    with jax.enable_x64(True), jax.default_device(jax_side):
+        module = copy.deepcopy(module).to(torch_side)
         arrays = {name: to_numpy(tensor) for name, tensor in module.state_dict().items()}
         leaves = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
         targets = map_names(weights, arrays, leaves)
@@ -84,7 +92,7 @@ def compare(
 
         reference = module.double()
         both = tuple(map(wide, inputs)), tuple(map(wide, jax_inputs or inputs))
-        pair = Pair(reference, function, *both, *(losses or projections(layers)), targets, layers)
+        pair = Pair(reference, torch_side, function, *both, *(losses or projections(layers)), targets, layers)
         start = unflatten({name: jnp.asarray(wide(leaf)) for name, leaf in leaves.items()})
         run = jitted_pass(pair)
         notes = compare_passes(ledger, pair, run(start))
@@ -103,7 +111,7 @@ def compare(
             curves=[],
             first_divergence=first,
             notes=notes,
-            environment=environment(),
+            environment=environment(platform, [jax_side], torch_side),
             seconds=time.monotonic() - started,
         )
 
@@ -122,7 +130,7 @@ def projections(layers: Sequence[Rule]) -> tuple[Callable[..., torch.Tensor], Ca
         return np.random.default_rng(0).standard_normal(tuple(shape)) / np.sqrt(np.prod(shape))
 
     def in_torch(output: torch.Tensor, *inputs: Any) -> torch.Tensor:
-        return (output * torch.from_numpy(numbers(output.shape))).sum()
+        return (output * torch.from_numpy(numbers(output.shape)).to(output.device)).sum()
 
     def in_jax(output: jax.Array, *inputs: Any) -> jax.Array:
         back = output.transpose(tuple(np.argsort(axes))) if axes else output
@@ -143,7 +151,7 @@ def compare_leaves(ledger: Ledger, targets: dict[str, Target], arrays: dict, lea
 
 def torch_pass(pair: Pair) -> tuple[np.ndarray, TorchPass, dict[str, np.ndarray]]:
     """Loss, activations with their gradients, and the gradient of every parameter."""
-    tensors = tuple(map(torch.from_numpy, pair.inputs))
+    tensors = tuple(torch.from_numpy(x).to(pair.device) for x in pair.inputs)
     pair.module.zero_grad(set_to_none=True)
     with capture_torch(pair.module, OUTPUT) as passes:
         loss = pair.torch_loss(pair.module(*tensors), *tensors)

@@ -15,6 +15,8 @@ from parity.environment import environment
 from parity.jax_side import JaxSide
 from parity.ledger import GIVEN, Key, Ledger
 from parity.own_weights import tokenizer_of, trained_weights
+from parity.platforms import torch_device
+from parity.precision import with_hint
 from parity.reference import Reference, make_reference
 from parity.request import Request
 from parity.result import Curve, Result
@@ -41,31 +43,33 @@ SEEDS = 8  # in float32 and bfloat16
 
 
 def check(request: Request) -> Result:
-    """The check: in float64 on one device here, otherwise in a child process whose JAX is set up for it.
+    """The check: in float64 on one CPU device here, otherwise in a child process whose JAX is set up for it.
 
     Raises UserError if the configuration cannot run.
     """
     check_shards(request.config.batch_size, request.config.train.accumulation, request.devices)
-    if request.config.train.dtype == "float64" and request.devices == 1:
+    on_cpu = request.platform == "cpu" and jax.default_backend() == "cpu"
+    if request.config.train.dtype == "float64" and request.devices == 1 and on_cpu:
         return check_here(request)
     return check_in_child(request)
 
 
 def check_here(
     request: Request,
-    reference_of: MakeReference = make_reference,
+    reference_of: MakeReference | None = None,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Result:
     """The check, in this process and with JAX as it is set. Raises UserError if the configuration cannot run.
 
-    reference_of: where references come from, for callers that keep them. around: a context in which the JAX side is
-    built and run, for callers that change it.
+    reference_of: where references come from, for callers that keep them, on the CPU. around: a context in which the
+    JAX side is built and run, for callers that change it.
     """
     started = time.monotonic()
     dtype = request.config.train.dtype
     ledger, curves = Ledger(dtype), []
     port: JaxSide | None = None
     inits, tokenizer = request.inits, None
+    reference_of = reference_of or partial(make_reference, platform=request.platform)
     if request.checkpoint is not None:
         folder = Path(request.checkpoint)
         inits, tokenizer = (GIVEN,), tokenizer_of(folder)
@@ -85,6 +89,7 @@ def check_here(
                     if curve is not None:
                         curves.append(curve)
         stages, tensors, first = ledger.judge()
+        devices = jax.devices()[: request.devices]
         return Result(
             model=config.model_name,
             dtype=dtype,
@@ -95,9 +100,9 @@ def check_here(
             stages=stages,
             tensors=tensors,
             curves=curves,
-            first_divergence=first,
+            first_divergence=with_hint(first, dtype, request.platform),
             config=to_dict(config),
-            environment=environment(),
+            environment=environment(request.platform, devices, torch_device(request.platform)),
             seconds=time.monotonic() - started,
         )
 

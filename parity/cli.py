@@ -4,13 +4,15 @@ import argparse
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
+from parity.request import Platform
 from twinstep.config import MODELS
 from twinstep.errors import UserError
 from twinstep.extras import needs
 
 DTYPES = ("float64", "float32", "bfloat16")
+PRECISIONS = ("highest", "high", "default")
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +40,26 @@ def make_parser() -> Parser:
     check.add_argument("--dtype", choices=DTYPES, default="float64", help="type of the computation (default float64)")
     check.add_argument("--steps", type=int, default=10, metavar="N", help="training steps, at least 3 (default 10)")
     check.add_argument("--seed", type=int, default=0, metavar="S", help="of weights, data and masks (default 0)")
-    check.add_argument("--devices", type=int, default=1, metavar="N", help="CPU devices for the JAX step (default 1)")
+    check.add_argument(
+        "--platform",
+        choices=get_args(Platform),
+        default="cpu",
+        help="where JAX runs (default cpu); torch runs on the GPU beside it for cuda if it sees one, else on the CPU",
+    )
+    check.add_argument(
+        "--matmul-precision",
+        choices=PRECISIONS,
+        default="highest",
+        help="of JAX's float32 products (default highest): default is what JAX does by itself, TF32 on a GPU; "
+        "torch, the reference, always takes highest",
+    )
+    check.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices for the JAX step (default 1): CPU devices are made, of others it must be 1 or all there are",
+    )
     check.add_argument(
         "--torch-checkpoint",
         metavar="DIR",
@@ -75,6 +96,7 @@ def run_check(args: argparse.Namespace) -> int:
     from parity.check_configs import subject
     from parity.environment import use_one_thread
     from parity.own_weights import trained_subject
+    from parity.platforms import stay_on_cpu
     from parity.report import print_report, write_report
     from parity.report.folder import open_folder
     from parity.request import Request
@@ -82,18 +104,22 @@ def run_check(args: argparse.Namespace) -> int:
 
     if args.devices < 1:
         raise UserError(f"--devices is {args.devices}; it must be at least 1")
+    stay_on_cpu()
     of_model = (args.dtype, args.steps, args.seed)
     if args.torch_checkpoint is None:
         config = subject(args.model or "gpt", *of_model)
     else:
         config = trained_subject(Path(args.torch_checkpoint), args.model, *of_model)
+    config = replace(config, train=replace(config.train, matmul_precision=args.matmul_precision))
     folder = open_folder(args.out_dir)
     if args.torch_checkpoint is None:
         use_one_thread()
     seeds = 1 if args.dtype == "float64" else SEEDS
-    result = check(Request(config, seeds, args.devices, checkpoint=args.torch_checkpoint))
+    result = check(Request(config, seeds, args.devices, checkpoint=args.torch_checkpoint, platform=args.platform))
     command = ["python", "-m", "parity", "check", result.model, "--dtype", args.dtype, "--steps", str(args.steps)]
     command += ["--seed", str(args.seed), *(["--devices", str(args.devices)] if args.devices > 1 else [])]
+    command += [] if args.platform == "cpu" else ["--platform", args.platform]
+    command += [] if args.matmul_precision == "highest" else ["--matmul-precision", args.matmul_precision]
     command += [] if args.torch_checkpoint is None else ["--torch-checkpoint", args.torch_checkpoint]
     result = replace(result, command=shlex.join(command))
     print_report(result, table_console(), write_report(result, folder))
@@ -107,8 +133,10 @@ def run_faults(args: argparse.Namespace) -> int:
     check_names(args.model, args.only)  # before jax and torch are loaded, which takes seconds
     from parity.environment import use_one_thread
     from parity.faults.run import run_catalogue
+    from parity.platforms import stay_on_cpu
     from parity.report.folder import open_folder
 
+    stay_on_cpu()
     use_one_thread()
     return run_catalogue(args.model, args.only, open_folder(args.out_dir))
 

@@ -1,25 +1,31 @@
 """Where a check ran, for the report."""
 
 import os
-import platform
+import platform as machine
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import jax
 import torch
 
+from parity.platforms import describe_torch
+from parity.request import Platform
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
 
 
-def environment() -> dict[str, str]:
-    """Versions, machine and devices, as text."""
-    devices = jax.devices()
+def environment(platform: Platform, devices: Sequence[jax.Device], torch_device: torch.device) -> dict[str, str]:
+    """Versions, machine and the devices of either side, as text."""
     return {
-        "python": platform.python_version(),
+        "python": machine.python_version(),
         **{name: version(name) for name in PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": f"{machine.system()} {machine.machine()}, {os.cpu_count()} CPUs",
+        "platform": platform,
         "jax devices": f"{len(devices)} x {devices[0].device_kind}",
+        "torch device": describe_torch(platform, torch_device),
         "jax_enable_x64": str(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
+        "torch float32 matmul precision": torch.get_float32_matmul_precision(),
     }
 
 

@@ -42,15 +42,18 @@ def observe() -> optax.GradientTransformation:
     )
 
 
-def probing_optimizer(config: Config, params: Any) -> optax.GradientTransformation:
-    """jax_impl's optimizer, which keeps the gradients before clipping, and those that each group receives after it."""
+def probing_optimizer(config: Config, params: Any, *stacks: Any) -> optax.GradientTransformation:
+    """jax_impl's optimizer, which keeps the gradients before clipping, and those that each group receives after it.
+
+    stacks: what `jax_impl.parallel.muon_stacks` gives.
+    """
     make_transform = optimizer.make_transform
 
     def observed_transform(config: Config, group: optimizer.Group, *rest: Any) -> optax.GradientTransformation:
         return optax.chain(observe(), make_transform(config, group, *rest))
 
     with mock.patch.object(optimizer, "make_transform", observed_transform):
-        return keep_gradients(optimizer.make_optimizer(config, params))
+        return keep_gradients(optimizer.make_optimizer(config, params, *stacks))
 
 
 def keep_gradients(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -87,7 +90,7 @@ class JaxSide:
         self.config = config
         mode = "jit" if devices == 1 else "pmap"
         self.model = make_model(config, None, parallel.attention())
-        self.optimizer = probing_optimizer(config, self.model.params)
+        self.optimizer = probing_optimizer(config, self.model.params, *parallel.muon_stacks(mode))
         stepped = make_model(config, parallel.axis_name(mode), parallel.attention())
         self.steps = parallel.make_steps(config, mode, stepped, self.optimizer)
         self.groups = optimizer.optimizer_groups(config)

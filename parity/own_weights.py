@@ -43,7 +43,7 @@ def trained_subject(folder: Path, model: str | None, dtype: Dtype, steps: int, s
         seed=seed,
         eval_batches=2,
     )
-    return replace(config, train=train)
+    return replace(config, train=train, devices=replace(config.devices, compile=False))
 
 
 def trained_weights(folder: Path) -> Named:

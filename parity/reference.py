@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from parity.budget import EPS
+from parity.platforms import as_trained_on, torch_device
+from parity.request import Platform
 from parity.side import Batch, Captured, Named, Optimized, Side, Stepped, TrainingState
 from parity.torch_side import TorchSide
 from torch_ref.models import weight_shapes
@@ -81,12 +83,22 @@ def watched_steps(steps: int) -> list[int]:
 
 
 def make_reference(
-    config: Config, data: Data, init: str, with_trajectory: bool = True, weights: Named | None = None
+    config: Config,
+    data: Data,
+    init: str,
+    with_trajectory: bool = True,
+    weights: Named | None = None,
+    platform: Platform = "cpu",
 ) -> Reference:
-    """Run torch_ref as `config` says, from `weights` or the initialization `init`, on its own batches."""
+    """Run torch_ref as `config` says, from `weights` or the initialization `init`, on its own batches.
+
+    platform: the port's; torch runs on the device beside it.
+    """
     steps, dtype = config.train.steps, config.train.dtype
-    side = TorchSide(config)
-    true_side = side if dtype == "float64" else TorchSide(replace(config, train=replace(config.train, dtype="float64")))
+    device = torch_device(platform)
+    side = true_side = TorchSide(as_trained_on(platform, config), device)
+    if dtype != "float64":
+        true_side = TorchSide(replace(config, train=replace(config.train, dtype="float64")), device)
     if weights is None:
         weights = initial_weights(weight_shapes(side.model), config.train.seed, init)  # type: ignore[arg-type]
     start = side.initial_state(weights)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from twinstep.config import Config, from_dict, to_dict
+
+Platform = Literal["cpu", "cuda", "tpu"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Request:
 
     seeds: runs from consecutive seeds; float32 and bfloat16 need at least eight, where one lucky rounding would make
     a ratio of errors meaningless. devices: over how many the port's step runs under pmap. checkpoint: the folder of a
-    user's weights, from which every run starts instead of from the initializations.
+    user's weights, from which every run starts instead of from the initializations. platform: where JAX runs; torch
+    runs on the GPU where that is cuda and torch sees one, else on the CPU.
     """
 
     config: Config
@@ -21,6 +24,7 @@ class Request:
     devices: int = 1
     inits: Sequence[str] = ("nonzero", "native")
     checkpoint: str | None = None
+    platform: Platform = "cpu"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -6,7 +6,7 @@
     verdict           "agrees", "diverges", or "unchecked" where nothing at all could be compared
     sentence          the verdict in one sentence, for people
     notes             list of sentences to read with it (unchecked gradients first, then what was left out)
-    first_divergence  null, or {stage, tensor, step, init, relative_l2, budget, note}
+    first_divergence  null, or {stage, tensor, step, init, relative_l2, budget, note, hint}; hint: a likely cause, or ""
     stages            object keyed by stage name, in the order of STAGES; each {verdict, tensor, step, init,
                       relative_l2, budget, ratio, median_ratio, compared, unchecked, diverged, maximum_by_step}
     tensors           list of {stage, tensor, group, init, elements, steps, relative_l2, budget, ratio, status, note}
@@ -14,7 +14,7 @@
                       anchored_steps, anchored_error, anchored_envelope}
     model, dtype, steps, seed, seeds, devices, seconds, command
     config            the configuration that was checked, as in a run's config.json
-    environment       object of strings: versions and machine
+    environment       object of strings: versions, machine, and on what each side ran
 
 A number that is not finite (a NaN in the port, a division by a zero reference) is null. `relative_l2` is
 ||port - truth|| / ||truth||, where the truth is the reference itself in float64 and, in float32 and bfloat16, the
@@ -91,6 +91,7 @@ class Divergence:
     relative_l2: float
     budget: float
     note: str = ""
+    hint: str = ""  # a likely cause and its mend, a sentence
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Result:
             why = f"relative error {d.relative_l2:.1e}, budget {d.budget:.1e}"
         return (
             f"The JAX port of {self.model} diverges from PyTorch in {self.dtype}, first at stage {d.stage}, "
-            f"tensor {d.tensor}, step {d.step} ({d.init} initialization): {why}."
+            f"tensor {d.tensor}, step {d.step} ({d.init} initialization): {why}.{d.hint and ' ' + d.hint}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -21,11 +21,11 @@ MOMENTS = {"momentum_buffer": "momentum", "exp_avg": "first_moment", "exp_avg_sq
 
 
 class TorchSide:
-    """See `parity.side.Side`."""
+    """See `parity.side.Side`. What it reports is on the host, wherever the model is."""
 
-    def __init__(self, config: Config):
-        self.config = config
-        self.model = make_model(config)
+    def __init__(self, config: Config, device: torch.device | str = "cpu"):
+        self.config, self.device = config, device
+        self.model = make_model(config).to(device)
         self.optimizers = setup_optimizers(config, self.model)
         self.names: dict[Any, str] = {p: name for name, p in self.model.named_parameters()}
         self.labels = {
@@ -54,7 +54,7 @@ class TorchSide:
                         moments[f"{MOMENTS[theirs]}/{self.names[p]}"] = array
                 # Only AdamW counts its steps; Muon and SGD read the loop's.
                 count = optimizer.state.get(group["params"][0], {}).get("step", step)
-                moments[f"count/{group['label']}"] = np.int32(count)
+                moments[f"count/{group['label']}"] = np.int32(int(count))
         return TrainingState(weights, moments, step)
 
     def load(self, state: TrainingState) -> None:
@@ -69,7 +69,8 @@ class TorchSide:
                         for theirs in moment_names(optimizer)
                     }
                     if isinstance(optimizer, torch.optim.AdamW):
-                        held["step"] = torch.tensor(float(state.step))
+                        # torch keeps the count on the host, but for its fused kernel.
+                        held["step"] = torch.tensor(float(state.step), device=p.device if group["fused"] else "cpu")
                     if state.step > 0:
                         optimizer.state[p] = held
 
@@ -88,6 +89,10 @@ class TorchSide:
         for batch in input.train_batches(data.train, start, stop):
             yield {name: tensor.numpy() for name, tensor in batch.items()}
 
+    def place(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch on the model's device."""
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
     def train_step(self, state: TrainingState, batch: Batch) -> Stepped:
         """The real training step. Gradients are read after each micro-step's accumulation: the last is the step's."""
         self.load(state)
@@ -97,7 +102,8 @@ class TorchSide:
             p.register_post_accumulate_grad_hook(lambda p: gradients.__setitem__(self.names[p], to_numpy(p.grad)))
             for p in self.names
         ]
-        metrics = train_step(self.config, self.model, self.optimizers, state.step, input.to_tensors(batch))
+        placed = self.place(input.to_tensors(batch))
+        metrics = train_step(self.config, self.model, self.optimizers, state.step, placed)
         for handle in handles:
             handle.remove()
         loss, norm = (to_numpy(torch.as_tensor(metrics[name])) for name in ("loss", "grad_norm"))
@@ -130,7 +136,8 @@ class TorchSide:
     def evaluate(self, state: TrainingState, data: Data, limit: int) -> Named:
         self.load(state)
         self.model.eval()
-        sums = evaluate.evaluate(lambda batch: eval_step(self.model, batch), input.eval_batches(data.validation, limit))
+        batches = map(self.place, input.eval_batches(data.validation, limit))
+        sums = evaluate.evaluate(lambda batch: eval_step(self.model, batch), batches)
         return {**sums._asdict(), **evaluate.metrics(sums)}
 
 

@@ -34,7 +34,7 @@ FRAMEWORKS = {"jax": "jax_impl", "torch": "torch_ref"}
 NEEDED = "jax flax optax orbax.checkpoint grain numpy safetensors tokenizers tyro rich matplotlib sklearn pyarrow torch"
 TESTS = ["tests/twins/test_losses.py", "tests/twins/test_schedule.py", "tests/twins/test_sampling.py"]
 TESTS += [f"tests/jax_impl/test_{n}.py" for n in ("attention", "gpt", "head_loss", "muon", "optimizer", "step")]
-TESTS += [f"tests/torch_ref/test_{n}.py" for n in ("gpt", "muon", "optimizer", "step")]
+TESTS += [f"tests/torch_ref/test_{n}.py" for n in ("checkpoint", "gpt", "muon", "optimizer", "step")]
 SMALL = "--depth 1 --sequence-len 32 --batch-size 2 --eval-batches 1 --sample-tokens 1"
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 

@@ -7,7 +7,7 @@ from parity.report import curves
 from parity.report.heat import LEVELS, MOST_ROWS, Comparison, by_layer, by_step, comparisons
 from parity.report.markup import Markup, element, join
 from parity.report.tables import facts, heat_legend, heat_table, page, section, table
-from parity.report.terminal import MARKS, notes, ratio_sentence, seeds, stage_numbers
+from parity.report.terminal import MARKS, notes, ran_on, ratio_sentence, seeds, stage_numbers
 from parity.report.text import NONE, count, duration, number, ratio, share
 from parity.result import STAGES, Result
 
@@ -43,6 +43,8 @@ def head(result: Result) -> Iterator[Markup]:
         yield element("p", ratios)
     ran = [count(result.steps, "step"), seeds(result), count(result.devices, "device"), duration(result.seconds)]
     yield element("p", ", ".join(ran), class_="soft")
+    if (sides := ran_on(result)) is not None:
+        yield element("p", sides, class_="soft")
 
 
 def first_divergence(result: Result) -> Iterator[Markup]:
@@ -60,6 +62,8 @@ def first_divergence(result: Result) -> Iterator[Markup]:
     }
     if d.note:
         values["what"] = d.note
+    if d.hint:
+        values["likely cause"] = d.hint
     before = None
     for t in result.tensors:
         if (t.stage, t.init) == (d.stage, d.init):

@@ -41,6 +41,8 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
         console.print(stage_table(result, console.width >= WIDE))
     ran = f"{count(result.steps, 'step')}, {seeds(result)}, {count(result.devices, 'device')}"
     console.print(Text(f"{ran}, {duration(result.seconds)}"))
+    if (sides := ran_on(result)) is not None:
+        console.print(Text(printable(sides)))
     if files:
         names = ", ".join(path.name for path in files)
         console.print(Text(printable(f"Written to {files[0].parent}: {names}")))
@@ -71,6 +73,14 @@ def ratio_sentence(result: Result) -> str | None:
 def seeds(result: Result) -> str:
     """seed 0, or seeds 0 to 7."""
     return f"seed {result.seed}" if result.seeds == 1 else f"seeds {result.seed} to {result.seed + result.seeds - 1}"
+
+
+def ran_on(result: Result) -> str | None:
+    """The devices of either side; None where the result does not say."""
+    found = result.environment
+    if "torch device" not in found:
+        return None
+    return f"JAX on {found['jax devices']} ({found['platform']}), torch on {found['torch device']}"
 
 
 def stage_table(result: Result, wide: bool) -> Table:

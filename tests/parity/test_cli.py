@@ -38,6 +38,8 @@ BAD = {
     "unknown dtype": (["check", "--dtype", "float16"], "invalid choice: 'float16'"),
     "steps that are no number": (["check", "--steps", "ten"], "invalid int value: 'ten'"),
     "too few steps": (["check", "--steps", "2"], "--steps is 2; a check needs at least 3"),
+    "unknown platform": (["check", "--platform", "rocm"], "invalid choice: 'rocm'"),
+    "unknown precision": (["check", "--matmul-precision", "tf32"], "invalid choice: 'tf32'"),
     "no devices": (["check", "--devices", "0"], "--devices is 0; it must be at least 1"),
     "devices that cannot share": (["check", "linear", "--devices", "3"], "= 16 is not divisible by 3 devices"),
     "no checkpoint": (["check", "--torch-checkpoint", "nowhere"], "nowhere"),

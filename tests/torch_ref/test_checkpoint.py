@@ -15,19 +15,36 @@ from twinstep.run_dir import CHECKPOINTS, checkpoint_steps, remove_old, write_ru
 CONFIG = Config(model=MLPConfig(features=6, classes=3, hidden=5), data=TabularConfig())
 
 
-def make_trained(config=CONFIG, steps=2):
+def make_trained(config=CONFIG, steps=2, device="cpu"):
     torch.manual_seed(config.train.seed)
     model = make_model(config)
     load_weights(model, initial_weights(weight_shapes(model), 0, "nonzero"))
-    optimizers = setup_optimizers(config, model)
+    optimizers = setup_optimizers(config, model.to(device))
     generator = torch.Generator().manual_seed(0)
     batch = {
         "inputs": torch.randn(1, 8, 6, generator=generator),
         "targets": torch.randint(0, 3, (1, 8), generator=generator),
     }
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
     for step in range(steps):
         train_step(config, model, optimizers, step, batch)
     return model, optimizers
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fused AdamW is for a GPU")
+def test_on_a_gpu_the_fused_optimizer_goes_on_where_it_was(run):
+    saved, saved_optimizers = make_trained(steps=2, device="cuda")
+    assert saved_optimizers[0].defaults["fused"]
+    save(run, 2, saved, saved_optimizers, first_facts(CONFIG))
+    restore(run, CONFIG, *(fresh := make_trained(steps=0, device="cuda")), 2)
+    for model, optimizers in ((saved, saved_optimizers), fresh):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, 0.1)
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(saved.parameters(), fresh[0].parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 @pytest.fixture
