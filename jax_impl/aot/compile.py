@@ -44,8 +44,8 @@ class AotOptions:
     """What to compile, for which chips."""
 
     topology: str = "v5e:4x4"
-    """TPUs as libtpu names them (v5e:4x4, v6e:16x16, v5p:4x8x8), or a100, h100, h200, b200 : NVLink domains x hosts of
-    each x GPUs of a host (h100:1x1x8; h100:2x1x8 for two hosts with InfiniBand between them)."""
+    """TPUs as libtpu names them: v5e:4x4, v6e:16x16, v5p:4x8x8. Or a100, h100, h200, b200, as NVLink domains x hosts x
+    GPUs: h100:1x1x8, or h100:2x1x8 for two hosts."""
     depth: int = 20
     """Blocks of the GPT; its width is 64 x depth."""
     parallel: Literal["fsdp", "pmap"] = "fsdp"
