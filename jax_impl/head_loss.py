@@ -3,6 +3,7 @@
 Logits (B, T, V), their softcap, softmax and gradients are a training step's largest arrays by far once V is large.
 So the cross-entropy's gradient is one pass over them, and a language model's large logits are computed in chunks of T:
 the head is applied to a chunk, its sums and gradients are computed at once, and its logits are freed before the next.
+Of a chunk only the logits before the softcap are written to memory, in the compute dtype.
 
 Shapes: B batch, T time, D model, V vocabulary, P chunks, t time of a chunk.
 """
@@ -18,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl.losses import IGNORE, Sums, loss_sums, softmax_cross_entropy
 from jax_impl.models import forward
-from jax_impl.models.gpt import GPT
+from jax_impl.models.gpt import GPT, softcapped
 from twinstep.config import Config, GPTConfig
 from twinstep.resolve import sequence_len, units_per_step
 
@@ -27,7 +28,7 @@ from twinstep.resolve import sequence_len, units_per_step
 SMALLEST_CHUNK = 2**24
 MOST_CHUNKS = 8
 
-Head = Callable[[Any, jax.Array], jax.Array]  # (weights, x (B, T, D)) -> logits (B, T, V)
+Head = Callable[[Any, jax.Array], jax.Array]  # (weights, x (B, T, D)) -> logits (B, T, V) before the softcap
 
 
 def batch_loss(module: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> Sums:
@@ -38,7 +39,7 @@ def batch_loss(module: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> S
     if chunks == 1:
         return loss_sums(forward(module, batch, key), targets, cross_entropy=one_pass_cross_entropy)
     head, weights = head_of(module)
-    return chunked_loss(head, chunks, weights, module.hidden(batch["tokens"]), targets)
+    return chunked_loss(head, module.config.softcap, chunks, weights, module.hidden(batch["tokens"]), targets)
 
 
 @jax.custom_vjp
@@ -68,6 +69,36 @@ def _cross_entropy_backward(saved: Any, dnats: jax.Array) -> tuple[jax.Array, No
 one_pass_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def capped_cross_entropy(raw: jax.Array, targets: jax.Array, softcap: float) -> jax.Array:
+    """`softmax_cross_entropy` of the softcapped logits, from those before the cap.
+
+    Neither capped logits nor their tanh are kept: to compute them again costs less than to write and read them in
+    float32. The largest is capped alone, since the cap keeps the order.
+    """
+    return softmax_cross_entropy(softcapped(raw, softcap), targets)
+
+
+def _capped_forward(raw: jax.Array, targets: jax.Array, softcap: float) -> tuple[jax.Array, Any]:
+    at_target = jnp.take_along_axis(raw, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+    largest = softcapped(jnp.max(raw, axis=-1), softcap)
+    logsum = largest + jnp.log(jnp.sum(jnp.exp(softcapped(raw, softcap) - largest[..., None]), axis=-1))
+    nats = jnp.where(targets == IGNORE, 0, logsum - softcapped(at_target, softcap))
+    return nats, (raw, targets, logsum)
+
+
+def _capped_backward(softcap: float, saved: Any, dnats: jax.Array) -> tuple[jax.Array, None]:
+    raw, targets, logsum = saved
+    raw = jax.lax.optimization_barrier(raw)  # else XLA would keep the tanh of the forward pass
+    logits = softcapped(raw, softcap)
+    one_hot = targets[..., None] == jnp.arange(raw.shape[-1])
+    dlogits = jnp.where(targets == IGNORE, 0, dnats)[..., None] * (jnp.exp(logits - logsum[..., None]) - one_hot)
+    return (dlogits * (1 - jnp.square(logits / softcap))).astype(raw.dtype), None
+
+
+capped_cross_entropy.defvjp(_capped_forward, _capped_backward)
+
+
 def count_chunks(tokens: int, length: int, vocab_size: int) -> int:
     """P for B T tokens in sequences of T; 1 where the logits are few enough to be computed at once."""
     chunks = -(-tokens * vocab_size // SMALLEST_CHUNK)
@@ -84,27 +115,31 @@ def large_logits(config: Config) -> bool:
 
 
 def head_of(module: GPT) -> tuple[Head, Any]:
-    """`GPT.head` as a function of its weights, and these weights, read once: sharded ones are gathered here."""
+    """`GPT.uncapped` as a function of its weights, and these weights, read once: sharded ones are gathered here."""
     parts: Any = nnx.split(module, nnx.PathContains("lm_head"), ...)
     graphdef, weights, rest = parts
     weights = nnx.from_flat_state({path: nnx.Param(x.get_value()) for path, x in nnx.to_flat_state(weights)})
 
     def head(weights: Any, x_BTD: jax.Array) -> jax.Array:
-        return checkpoint_name(nnx.merge(graphdef, weights, rest).head(x_BTD), "logits")  # as the module tags them
+        return nnx.merge(graphdef, weights, rest).uncapped(x_BTD)
 
     return head, weights
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def chunked_loss(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> Sums:
-    """`loss_sums` of the head's logits. Differentiable in `nats`, with respect to `weights` and `x`.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def chunked_loss(
+    head: Head, softcap: float, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array
+) -> Sums:
+    """`loss_sums` of the head's softcapped logits. Differentiable in `nats`, with respect to `weights` and `x`.
 
     Only its derivative is computed in chunks: a plain one would keep all logits for the backward pass.
     """
-    return loss_sums(head(weights, x_BTD), targets_BT, cross_entropy=one_pass_cross_entropy)
+    return loss_sums(checkpoint_name(softcapped(head(weights, x_BTD), softcap), "logits"), targets_BT)  # GPT's own tag
 
 
-def _chunks_forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[Sums, Any]:
+def _chunks_forward(
+    head: Head, softcap: float, chunks: int, weights: Any, x_BTD: jax.Array, targets_BT: jax.Array
+) -> tuple[Sums, Any]:
     """The sums, and already the gradients of `nats`: the backward pass only multiplies them by its cotangent."""
     B, T, D = x_BTD.shape
     t = -(-T // chunks)
@@ -112,9 +147,11 @@ def _chunks_forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, tar
     x_PBtD = jnp.pad(x_BTD, (*padding, (0, 0))).reshape(B, chunks, t, D).swapaxes(0, 1)
     targets_PBt = jnp.pad(targets_BT, padding, constant_values=IGNORE).reshape(B, chunks, t).swapaxes(0, 1)
 
+    cross_entropy = partial(capped_cross_entropy, softcap=softcap)
+
     def chunk(x_BtD: jax.Array, targets_Bt: jax.Array) -> tuple[Sums, Any, jax.Array]:
         def nats(weights: Any, x_BtD: jax.Array) -> tuple[jax.Array, Sums]:
-            sums = loss_sums(head(weights, x_BtD), targets_Bt, cross_entropy=one_pass_cross_entropy)
+            sums = loss_sums(head(weights, x_BtD), targets_Bt, cross_entropy=cross_entropy)
             return sums.nats, sums
 
         (dweights, dx_BtD), sums = jax.grad(nats, argnums=(0, 1), has_aux=True)(weights, x_BtD)
@@ -131,7 +168,7 @@ def _chunks_forward(head: Head, chunks: int, weights: Any, x_BTD: jax.Array, tar
 
 
 def _chunks_backward(
-    head: Head, chunks: int, gradients: tuple[Any, jax.Array], dsums: Sums
+    head: Head, softcap: float, chunks: int, gradients: tuple[Any, jax.Array], dsums: Sums
 ) -> tuple[Any, jax.Array, None]:
     dweights, dx_BTD = jax.tree.map(lambda g: dsums.nats.astype(g.dtype) * g, gradients)
     return dweights, dx_BTD, None

@@ -36,6 +36,12 @@ def rms_norm(x: jax.Array) -> jax.Array:
     return (wide * jax.lax.rsqrt(mean_square + RMS_NORM_EPS)).astype(x.dtype)
 
 
+def softcapped(x: jax.Array, cap: float) -> jax.Array:
+    """cap tanh(x / cap), within (-cap, cap), computed and returned in float32 or wider."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return cap * jnp.tanh(wide / cap)
+
+
 def rotary_table(config: GPTConfig, length: int) -> tuple[np.ndarray, np.ndarray]:
     """cos and sin of position * theta^(-2i/C), each (length, C/2), computed in float64 and rounded once.
 
@@ -186,6 +192,8 @@ class GPT(Module):
 
     def head(self, x_BTD: jax.Array) -> jax.Array:
         """What leaves the last block (B, T, D) -> logits (B, T, V)."""
-        logits_BTV = self.lm_head(self.final_norm(rms_norm(x_BTD)))
-        logits_BTV = logits_BTV.astype(jnp.promote_types(logits_BTV.dtype, jnp.float32))
-        return self.config.softcap * jnp.tanh(logits_BTV / self.config.softcap)
+        return softcapped(self.uncapped(x_BTD), self.config.softcap)
+
+    def uncapped(self, x_BTD: jax.Array) -> jax.Array:
+        """What leaves the last block (B, T, D) -> logits (B, T, V) before the softcap, in the compute dtype."""
+        return self.lm_head(self.final_norm(rms_norm(x_BTD)))

@@ -10,6 +10,7 @@ import pytest
 from jax_impl import head_loss
 from jax_impl.losses import softmax_cross_entropy
 from jax_impl.models import load_tree, make_model
+from jax_impl.models.gpt import softcapped
 from jax_impl.step import micro_step
 from jax_impl.tree import flatten
 from tests.helpers.jaxprs import inner_equations
@@ -42,6 +43,16 @@ def test_the_one_pass_gradient_is_that_of_the_plain_cross_entropy(x64):
     np.testing.assert_allclose(grad, plain_grad, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("scale", [1, 300])  # at 300 the cap is reached, and a softmax without it would overflow
+def test_the_loss_from_before_the_cap_is_the_plain_one_after_it(x64, scale):
+    raw, weight, cap = RANDOM.standard_normal((B, T, V)) * 4 * scale, RANDOM.standard_normal((B, T)), 15.0
+    plain = lambda z: (weight * softmax_cross_entropy(softcapped(z, cap), TARGETS)).sum()
+    value, grad = jax.value_and_grad(lambda z: (weight * head_loss.capped_cross_entropy(z, TARGETS, cap)).sum())(raw)
+    expected, expected_grad = jax.value_and_grad(plain)(raw)
+    assert float(value) == pytest.approx(float(expected), rel=1e-14)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-10, atol=1e-15)
+
+
 @pytest.mark.parametrize("chunks", [2, 4, 8])  # of 13 tokens: 7 + 6, 4 + 4 + 4 + 1, and six of 2 with one of 1
 def test_chunks_give_the_sums_and_gradients_of_the_whole(x64, monkeypatch, chunks):
     sums, grads = gradients()
@@ -61,9 +72,9 @@ def test_the_gradient_follows_the_weight_of_the_sum(x64):
     weights, x = RANDOM.standard_normal((V, 8)), RANDOM.standard_normal((B, T, 8))
     head = lambda weights, x: x @ weights.T
     loss = lambda factor, chunks: (
-        lambda weights, x: factor * head_loss.chunked_loss(head, chunks, weights, x, TARGETS).nats
+        lambda weights, x: factor * head_loss.chunked_loss(head, 2.0, chunks, weights, x, TARGETS).nats
     )
-    whole = lambda weights, x: 2.5 * head_loss.loss_sums(head(weights, x), TARGETS).nats
+    whole = lambda weights, x: 2.5 * head_loss.loss_sums(softcapped(head(weights, x), 2.0), TARGETS).nats
     found = jax.grad(loss(2.5, 3), argnums=(0, 1))(weights, x)
     for ours, theirs in zip(found, jax.grad(whole, argnums=(0, 1))(weights, x), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
@@ -101,8 +112,8 @@ def test_the_logits_keep_their_tag_where_the_derivative_is_in_chunks(monkeypatch
     """The parity engine reads the tags of the function whose derivative goes in chunks."""
     monkeypatch.setattr(head_loss, "SMALLEST_CHUNK", 1)
     weights, x = jnp.ones((V, 8)), jnp.ones((B, T, 8))
-    head = lambda weights, x: jax.ad_checkpoint.checkpoint_name(x @ weights.T, "logits")
-    jaxpr = jax.make_jaxpr(lambda weights, x: head_loss.chunked_loss(head, 4, weights, x, TARGETS))(weights, x)
+    head = lambda weights, x: x @ weights.T
+    jaxpr = jax.make_jaxpr(lambda weights, x: head_loss.chunked_loss(head, 2.0, 4, weights, x, TARGETS))(weights, x)
     (tagged,) = [eqn for eqn in inner_equations(jaxpr.jaxpr) if eqn.primitive.name == "name"]
     assert tagged.params["name"] == "logits"
     assert tagged.outvars[0].aval.shape == (B, T, V)

@@ -33,6 +33,12 @@ def rms_norm(x: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(x, (x.shape[-1],), eps=RMS_NORM_EPS)
 
 
+def softcapped(x: torch.Tensor, cap: float) -> torch.Tensor:
+    """cap tanh(x / cap), within (-cap, cap), computed and returned in float32 or wider."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return cap * torch.tanh(wide / cap)
+
+
 def rotary_table(config: GPTConfig, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin of position * theta^(-2i/C), each (length, C/2), computed in float64 and rounded once.
 
@@ -181,6 +187,8 @@ class GPT(nn.Module):
 
     def head(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """What leaves the last block (B, T, D) -> logits (B, T, V)."""
-        logits_BTV = self.lm_head(self.final_norm(rms_norm(x_BTD)))
-        logits_BTV = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
-        return self.config.softcap * torch.tanh(logits_BTV / self.config.softcap)
+        return softcapped(self.uncapped(x_BTD), self.config.softcap)
+
+    def uncapped(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        """What leaves the last block (B, T, D) -> logits (B, T, V) before the softcap, in the compute dtype."""
+        return self.lm_head(self.final_norm(rms_norm(x_BTD)))
