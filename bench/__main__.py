@@ -16,7 +16,7 @@ from bench.peak import measure_peak
 from bench.process import ENVIRONMENT
 from bench.report import draw, print_table, write_json
 from bench.upstream import check_checkout
-from jax_impl.aot.chips import chip_of
+from twinstep.chips import chip_of
 from twinstep.cli import parse_flags
 from twinstep.errors import UserError, run_command
 from twinstep.extras import needs

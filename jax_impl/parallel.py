@@ -16,7 +16,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_impl import cpu, fsdp
-from jax_impl.aot.chips import chip_of
 from jax_impl.losses import Sums
 from jax_impl.mesh import array_spec, batch_spec, make_mesh
 from jax_impl.models import Model
@@ -24,6 +23,7 @@ from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.models.cudnn import cudnn_attention
 from jax_impl.step import Axes, Batch, State, eval_step, init_state, train_step
 from jax_impl.tree import flatten
+from twinstep.chips import chip_of
 from twinstep.config import Config, check_shards
 from twinstep.errors import UserError
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_ref.processes import shard
+from twinstep.chips import chip_of
 from twinstep.config import Config, check_shards
 from twinstep.errors import UserError
 
@@ -66,8 +67,11 @@ def describe_devices(mode: str) -> str:
 
 
 def peak_flops(config: Config) -> float | None:
-    """FLOP/s that all processes together could reach: measured on a CPU, None on a GPU."""
-    return None if torch.cuda.is_available() else measured_matmul_flops(config)
+    """FLOP/s that all processes together could reach: from the table, on a CPU measured, None for an unknown kind."""
+    if not torch.cuda.is_available():
+        return measured_matmul_flops(config)
+    chip = chip_of(torch.cuda.get_device_name())
+    return None if chip is None else shard()[1] * chip.flops
 
 
 def measured_matmul_flops(config: Config, size: int = 1024, repeats: int = 5) -> float:

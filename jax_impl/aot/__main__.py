@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
-from jax_impl.aot.chips import chip_of
 from jax_impl.aot.compile import AotOptions, compile_step
 from jax_impl.aot.topologies import absent_devices
+from twinstep.chips import chip_of
 from twinstep.cli import parse_flags
 from twinstep.errors import UserError, run_command
 from twinstep.terminal import table_console
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     devices = absent_devices(options.topology)
     chip = chip_of(devices[0].device_kind)
     if chip is None or not chip.memory:
-        raise UserError(f"no figures are known for {devices[0].device_kind}; add it to CHIPS in jax_impl/aot/chips.py")
+        raise UserError(f"no figures are known for {devices[0].device_kind}; add it to CHIPS in twinstep/chips.py")
     found = compile_step(options, devices, chip)
     show(found)
     if options.json is not None:

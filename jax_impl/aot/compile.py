@@ -19,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax_impl import fsdp, parallel
 from jax_impl.aot import hlo, kernels
 from jax_impl.aot.absent_cudnn import assumed_cudnn
-from jax_impl.aot.chips import Chip
 from jax_impl.aot.roofline import roofline
 from jax_impl.mesh import batch_spec, make_mesh, torus_shape
 from jax_impl.models import make_model
@@ -27,6 +26,7 @@ from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.optimizer import make_optimizer
 from jax_impl.step import State, init_state, train_step
 from jax_impl.tree import flatten
+from twinstep.chips import Chip
 from twinstep.config import Config, CorpusConfig, GPTConfig, OptimizerConfig, TrainConfig
 from twinstep.errors import RunError
 from twinstep.flops import flops_per_token, matrix_flops_per_step, parameter_count

@@ -6,8 +6,8 @@ A bound, not a forecast: every unit at its peak, and the three overlapping perfe
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jax_impl.aot.chips import Chip
 from jax_impl.aot.hlo import Collective
+from twinstep.chips import Chip
 
 
 class Roofline(NamedTuple):

@@ -10,7 +10,6 @@ JAX_FILES = {
     "aot/__init__.py": "the package",
     "aot/__main__.py": "the command",
     "aot/absent_cudnn.py": "JAX asks for a card where none is needed",
-    "aot/chips.py": "the table of accelerators that aot and MFU look up",
     "aot/compile.py": "compiling for a machine that is not there is XLA's",
     "aot/gpus.py": "GPUs as XLA's compiler sees them",
     "aot/hlo.py": "reading of XLA's compiled programs",

@@ -13,13 +13,13 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jax_impl import parallel
 from jax_impl.aot import hlo
-from jax_impl.aot.chips import chip_of
 from jax_impl.aot.hlo import Collective
 from jax_impl.aot.roofline import roofline, torus_seconds
 from jax_impl.models.attention import causal_attention
 from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.models.splash import splash_attention
 from tests.helpers.trajectories import environment
+from twinstep.chips import chip_of
 from twinstep.errors import RunError
 
 # A program with each case that is counted in a way of its own: a loop of five trips, one that counts from 1 to 4 and

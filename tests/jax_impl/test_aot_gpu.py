@@ -12,7 +12,6 @@ import pytest
 from jax_impl import parallel
 from jax_impl.aot import hlo, kernels
 from jax_impl.aot.absent_cudnn import assumed_cudnn
-from jax_impl.aot.chips import chip_of
 from jax_impl.aot.gpus import GPUS, target_config
 from jax_impl.aot.hlo import Collective
 from jax_impl.aot.kernels import Buffer, Product
@@ -20,6 +19,7 @@ from jax_impl.aot.roofline import roofline, switch_seconds
 from jax_impl.aot.topologies import absent_devices
 from jax_impl.models.cudnn import cudnn_attention
 from tests.helpers.trajectories import environment
+from twinstep.chips import chip_of
 from twinstep.errors import UserError
 
 # B 2, T 16, H 4, V 48, L 3: a loop of three trips with one of each kind of kernel, and around it one of each kind of

@@ -143,6 +143,7 @@ def test_the_gradient_of_a_rotation_is_the_rotation_back(x64, dtype):
     np.testing.assert_allclose(back(rotated)[0], x, atol=tolerance)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs an NVIDIA GPU")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("T", [64, 300, 301])
