@@ -20,7 +20,7 @@ GPU_MODEL = {
 }  # fmt: skip
 TINY = {"depth": 1, "d_model": 32, "head_dim": 16, "vocab_size": 64, "sequence_len": 16, "batch_size": 1}
 BATCHES = (1, 16)
-GPU_SECONDS = 50  # that both sides need at least for one batch
+GPU_SECONDS = 40  # that both sides need at least for one batch
 
 
 def prepare(side: str, spec: dict[str, Any]) -> Any:

@@ -113,19 +113,20 @@ def workers(
 ) -> Iterator[dict[str, Worker]]:
     """A worker for each side, ready to work.
 
-    They get ready together unless that takes time which is measured, or on a GPU, where XLA times kernels while it
-    compiles.
+    They get ready together unless that takes time which is measured. On a GPU the first one, jax, gets ready alone: XLA
+    times kernels while it compiles.
     """
-    together = together and platform == "cpu"
     with ExitStack() as stack:
-        started = {}
+        started: dict[str, Worker] = {}
+        waiting = []
         for side, spec in specs.items():
             started[side] = stack.enter_context(Worker(module, side, spec, platform))
-            if not together:
+            if not together or (platform == "cuda" and len(started) == 1):
                 started[side].wait()
-        if together:
-            for worker in started.values():
-                worker.wait()
+            else:
+                waiting.append(started[side])
+        for worker in waiting:
+            worker.wait()
         yield started
 
 

@@ -10,7 +10,7 @@ from bench.interleave import quartiles
 from bench.options import Bench, Row
 from bench.process import Worker
 
-GPU_SECONDS = 120  # of one round on a GPU
+GPU_SECONDS = 80  # of one round on a GPU
 
 
 def prepare(side: str, spec: dict[str, Any]) -> Any:
