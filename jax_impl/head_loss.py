@@ -54,16 +54,27 @@ def one_pass_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def _cross_entropy_forward(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any]:
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     at_target = jnp.take_along_axis(wide, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
-    logsum = jax.nn.logsumexp(wide, axis=-1)
-    return jnp.where(targets == IGNORE, 0, logsum - at_target), (logits, targets, logsum)
+    largest = jnp.max(wide, axis=-1)
+    total = jnp.sum(jnp.exp(wide - largest[..., None]), axis=-1)
+    nats = jnp.where(targets == IGNORE, 0, largest + jnp.log(total) - at_target)
+    return nats, (logits, targets, largest, total)
 
 
 def _cross_entropy_backward(saved: Any, dnats: jax.Array) -> tuple[jax.Array, None]:
-    logits, targets, logsum = saved
-    probability = jnp.exp(logits.astype(logsum.dtype) - logsum[..., None])
-    one_hot = targets[..., None] == jnp.arange(logits.shape[-1])
-    dlogits = jnp.where(targets == IGNORE, 0, dnats)[..., None] * (probability - one_hot)
+    logits, targets, largest, total = saved
+    dlogits = _dlogits(logits.astype(largest.dtype), targets, largest, total, dnats)
     return dlogits.astype(logits.dtype), None
+
+
+def _dlogits(wide: jax.Array, targets: jax.Array, largest: jax.Array, total: jax.Array, dnats: jax.Array) -> jax.Array:
+    """The gradient by the logits. total: of exp(logits - largest).
+
+    Not by way of exp(logits - logsumexp): the logsumexp is rounded to its own ulp, and all probabilities of a token
+    would be too large or too small together, which does not average out in the gradient of what comes before the head.
+    """
+    probability = jnp.exp(wide - largest[..., None]) / total[..., None]
+    one_hot = targets[..., None] == jnp.arange(wide.shape[-1])
+    return jnp.where(targets == IGNORE, 0, dnats)[..., None] * (probability - one_hot)
 
 
 one_pass_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
@@ -82,17 +93,16 @@ def capped_cross_entropy(raw: jax.Array, targets: jax.Array, softcap: float) -> 
 def _capped_forward(raw: jax.Array, targets: jax.Array, softcap: float) -> tuple[jax.Array, Any]:
     at_target = jnp.take_along_axis(raw, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
     largest = softcapped(jnp.max(raw, axis=-1), softcap)
-    logsum = largest + jnp.log(jnp.sum(jnp.exp(softcapped(raw, softcap) - largest[..., None]), axis=-1))
-    nats = jnp.where(targets == IGNORE, 0, logsum - softcapped(at_target, softcap))
-    return nats, (raw, targets, logsum)
+    total = jnp.sum(jnp.exp(softcapped(raw, softcap) - largest[..., None]), axis=-1)
+    nats = jnp.where(targets == IGNORE, 0, largest + jnp.log(total) - softcapped(at_target, softcap))
+    return nats, (raw, targets, largest, total)
 
 
 def _capped_backward(softcap: float, saved: Any, dnats: jax.Array) -> tuple[jax.Array, None]:
-    raw, targets, logsum = saved
+    raw, targets, largest, total = saved
     raw = jax.lax.optimization_barrier(raw)  # else XLA would keep the tanh of the forward pass
     logits = softcapped(raw, softcap)
-    one_hot = targets[..., None] == jnp.arange(raw.shape[-1])
-    dlogits = jnp.where(targets == IGNORE, 0, dnats)[..., None] * (jnp.exp(logits - logsum[..., None]) - one_hot)
+    dlogits = _dlogits(logits, targets, largest, total, dnats)
     return (dlogits * (1 - jnp.square(logits / softcap))).astype(raw.dtype), None
 
 
