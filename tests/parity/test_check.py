@@ -58,9 +58,9 @@ def test_a_check_is_repeated_to_the_bit():
 def test_a_reference_serves_several_ports():
     kept = {}
 
-    def reference_of(config, data, init, with_trajectory):
+    def reference_of(config, data, init, first):
         if init not in kept:
-            kept[init] = make_reference(config, data, init, with_trajectory)
+            kept[init] = make_reference(config, data, init, first)
         return kept[init]
 
     request = Request(subject("linear", "float64", 3, 0))
