@@ -1,9 +1,9 @@
 """torch's matrix products again, with the terms of each number added one after the other.
 
-A BLAS may add them in any order, and which it takes depends on the processor. Where the terms are alike, as in
-p_v W_v over tokens v that the first batches lack, the roundings of one long sum all go the same way, and those of
-several partial sums, added at the end, are smaller: 6 times in the gradient before a head of 256 tokens. Neither is
-wrong, so a reference whose BLAS keeps partial sums must not be the measure of a port whose BLAS keeps one.
+A BLAS may add them in any order, and which it takes depends on the processor. After a head's first step from zero all
+tokens v that the batch lacked are as probable and have like rows, so the terms p_v W_v before the head are the same
+number many times over: in one long sum they are all rounded the same way, and the result is off by 30 ulp; a BLAS that
+keeps several partial sums is off by 5. Neither is wrong, so the second must not be the measure of a port on the first.
 """
 
 from typing import Any
