@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parity.budget import EPS
-from parity.platforms import as_trained_on, torch_device
+from parity.platforms import torch_device, with_orthogonalization
 from parity.request import Platform
 from parity.side import Batch, Captured, Named, Optimized, Side, Stepped, TrainingState
 from parity.torch_side import TorchSide
@@ -96,7 +96,7 @@ def make_reference(
     """
     steps, dtype = config.train.steps, config.train.dtype
     device = torch_device(platform)
-    side = true_side = TorchSide(as_trained_on(platform, config), device)
+    side = true_side = TorchSide(with_orthogonalization(platform, config), device)
     if dtype != "float64":
         true_side = TorchSide(replace(config, train=replace(config.train, dtype="float64")), device)
     if weights is None:
