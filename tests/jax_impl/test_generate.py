@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -197,8 +198,8 @@ def test_the_command_begins_a_document_without_a_prompt(run, gpt, capfdbinary):
     assert out.decode() == sample_text(*gpt, CONFIG, ByteTokenizer(), "", 9, 0.0, 0)
 
 
-def test_a_float64_run_is_continued_in_float64(tmp_path):
-    run = write_in_float64(tmp_path / "run")
+def test_a_float64_run_is_continued_in_float64(tmp_path, x64):
+    run = write_trained(tmp_path / "run", replace(CONFIG, train=replace(CONFIG.train, dtype="float64")))
     argv = [sys.executable, "-m", "jax_impl.generate", "--run", str(run), "--max-tokens", "4", "--temperature", "0"]
     probe = (
         "import jax, jax_impl.generate as g; original = g.generate_in_chunks\n"
@@ -210,17 +211,6 @@ def test_a_float64_run_is_continued_in_float64(tmp_path):
     )
     done = subprocess.run([argv[0], "-c", probe, *argv[3:]], capture_output=True, env=cpu_env(), timeout=300)
     assert (done.returncode, done.stderr) == (0, b"")
-
-
-def write_in_float64(run: Path) -> Path:
-    code = (
-        "import sys; from pathlib import Path; from dataclasses import replace; import jax\n"
-        "jax.config.update('jax_enable_x64', True)\n"
-        "from tests.helpers.generate_cases import CONFIG; from tests.jax_impl.test_generate import write_trained\n"
-        "write_trained(Path(sys.argv[1]), replace(CONFIG, train=replace(CONFIG.train, dtype='float64')))\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(run)], check=True, env=cpu_env(), timeout=300)
-    return run
 
 
 def cpu_env() -> dict[str, str]:
