@@ -52,16 +52,21 @@ def write_trained(run: Path, config: Config) -> Path:
     return run
 
 
-def continue_greedily(gpt, prompt, count):
-    """Without a cache: the whole text anew for each token."""
+@pytest.fixture(scope="module")
+def greedily(gpt):
+    """Continues a prompt without a cache: the whole text anew for each token."""
     model, params = gpt
     forward = jax.jit(lambda tokens_BT: model.bind(params, {}, train=False)(tokens_BT))
-    tokens = list(prompt)
-    for _ in range(count):
-        # Padding on the right cannot be seen from the left: one compiled length serves all.
-        padded = np.array(tokens + [0] * (len(prompt) + count - len(tokens)), np.int32)
-        tokens.append(int(forward(padded[None])[0, len(tokens) - 1].argmax()))
-    return tokens[len(prompt) :]
+
+    def greedily(prompt, count):
+        tokens = list(prompt)
+        for _ in range(count):
+            # Padding on the right cannot be seen from the left: one compiled length serves all tests.
+            padded = np.array(tokens + [0] * (2 * PREFILL + 4 - len(tokens)), np.int32)
+            tokens.append(int(forward(padded[None])[0, len(tokens) - 1].argmax()))
+        return tokens[len(prompt) :]
+
+    return greedily
 
 
 def continue_one(gpt, prompt, count, **options):
@@ -69,9 +74,9 @@ def continue_one(gpt, prompt, count, **options):
     return [int(tokens_B[0]) for tokens_B in generate_in_chunks(*gpt, CONFIG, [np.array(prompt)], count, **options)]
 
 
-def test_greedy_tokens_with_the_cache_are_those_without_it(gpt):
+def test_greedy_tokens_with_the_cache_are_those_without_it(gpt, greedily):
     prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one chunk of the prompt
-    assert continue_one(gpt, prompt, 60) == continue_greedily(gpt, prompt, 60)
+    assert continue_one(gpt, prompt, 60) == greedily(prompt, 60)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0, "top_k": 50, "seed": 3}])
@@ -83,15 +88,15 @@ def test_tokens_in_chunks_are_those_of_the_plain_form(gpt, options):
 
 
 @pytest.mark.parametrize("length", [1, PREFILL - 1, PREFILL, PREFILL + 1, 2 * PREFILL])
-def test_a_prompt_of_any_length_is_read_whole(gpt, length):
+def test_a_prompt_of_any_length_is_read_whole(gpt, greedily, length):
     prompt = np.random.default_rng(length).integers(0, 256, length)
-    assert continue_one(gpt, prompt, 3) == continue_greedily(gpt, prompt, 3)
+    assert continue_one(gpt, prompt, 3) == greedily(prompt, 3)
 
 
-def test_what_is_written_past_the_cache_changes_nothing_that_was_asked_for(gpt):
+def test_what_is_written_past_the_cache_changes_nothing_that_was_asked_for(gpt, greedily):
     prompt, count = np.arange(PREFILL - 5), 5
     assert decoding._cache_size(len(prompt) + count) < len(prompt) + decoding.CHUNK
-    assert continue_one(gpt, prompt, count) == continue_greedily(gpt, prompt, count)
+    assert continue_one(gpt, prompt, count) == greedily(prompt, count)
 
 
 def test_prompts_of_unequal_length_continue_as_each_alone(gpt):
