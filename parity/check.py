@@ -128,8 +128,9 @@ def compare_stages(
         if step > 0:
             compare_weights(ledger, init, step, *carried(at.before.weights, port.carried(at.before)))
         stepped = port.train_step(at.before, at.batch)
-        compare_activations(ledger, init, step, at.captured, port.capture(at.before, at.batch), at.true_captured)
-        compare_step(ledger, init, step, at.stepped, stepped, at.true_stepped)
+        captured = port.capture(at.before, at.batch)
+        compare_activations(ledger, init, step, at.captured, captured, at.true_captured, at.serial.captured)
+        compare_step(ledger, init, step, at.stepped, stepped, at.true_stepped, at.serial)
         optimized = port.optimize(at.before, at.stepped.gradients)
         compare_optimizers(
             ledger, init, at.before, at.stepped.gradients, at.optimized, optimized, at.true_optimized, reference.labels

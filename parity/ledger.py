@@ -56,6 +56,7 @@ class Ledger:
         reference: Any,
         port: Any,
         truth: Any = None,
+        serial: Any = None,
         *,
         tolerance: Tolerance | None = None,
         eps: float | None = None,
@@ -63,8 +64,9 @@ class Ledger:
     ) -> None:
         """Enter a tensor. Shapes and types must be equal, which is no matter of rounding.
 
-        tolerance: the stage's when left out. eps: the spacing at 1 of the numbers, that of their type when left out.
-        scale: a norm below which 2 eps of it are noise; at least that of the largest tensor of the same unit.
+        truth, serial: see `parity.budget.error`. tolerance: the stage's when left out. eps: the spacing at 1 of the
+        numbers, that of their type when left out. scale: a norm below which 2 eps of it are noise; at
+        least that of the largest tensor of the same unit.
         """
         reference, port = np.asarray(reference), np.asarray(port)
         tolerance = tolerance or TOLERANCES[self.dtype][key.stage]
@@ -74,7 +76,7 @@ class Ledger:
         if reference.dtype != port.dtype and tolerance.kind != "exact":
             self.refuse(key, step, f"dtype {reference.dtype} in torch, {port.dtype} in JAX")
             return
-        found = error(reference, port, truth)
+        found = error(reference, port, truth, serial)
         entry = self.entries.setdefault(key, {}).get(step)
         if entry is None:
             eps = eps or EPS.get(str(port.dtype), EPS["float64"])
@@ -141,9 +143,8 @@ class Ledger:
             ), before
         found = entry.error
         if entry.tolerance.kind == "ratio" and entry.elements < SMALL and found.truth > 0:
-            so_far = before + Error(found.port / found.truth, found.reference / found.truth, 1.0)
-            found = Error(*(x * found.truth / so_far.truth for x in (so_far.port, so_far.reference, so_far.truth)))
-            before = so_far
+            before = before + found.scaled(1 / found.truth)
+            found = before.scaled(found.truth / before.truth)
         return judge(found, entry.tolerance, entry.eps, max(scale, entry.scale)), before
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from parity.budget import EPS
 from parity.platforms import torch_device, with_orthogonalization
 from parity.request import Platform
-from parity.side import Batch, Captured, Named, Optimized, Side, Stepped, TrainingState
+from parity.serial import SerialProducts
+from parity.side import Batch, Captured, Differentiated, Named, Optimized, Side, Stepped, TrainingState
 from parity.torch_side import TorchSide
 from torch_ref.models import weight_shapes
 from twinstep.config import Config
@@ -46,7 +47,11 @@ class Run:
 
 
 class Watched(NamedTuple):
-    """The reference at one step. The truth is the same objects in float64: the reference itself in a float64 check."""
+    """The reference at one step.
+
+    The truth is the same objects in float64: the reference itself in a float64 check. serial: the same with serial
+    products, in a float32 check. That and `moved` are of the first seed alone.
+    """
 
     before: TrainingState
     batch: Batch
@@ -56,6 +61,7 @@ class Watched(NamedTuple):
     true_stepped: Stepped
     true_captured: Captured
     true_optimized: Optimized
+    serial: Differentiated
     moved: list[tuple[np.ndarray, Named]]  # loss and new weights of the step from perturbed parameters
 
 
@@ -86,13 +92,14 @@ def make_reference(
     config: Config,
     data: Data,
     init: str,
-    with_trajectory: bool = True,
+    first: bool = True,
     weights: Named | None = None,
     platform: Platform = "cpu",
 ) -> Reference:
     """Run torch_ref as `config` says, from `weights` or the initialization `init`, on its own batches.
 
-    platform: the port's; torch runs on the device beside it.
+    first: of several seeds; it alone has a trajectory and serial products. platform: the port's; torch runs on the
+    device beside it.
     """
     steps, dtype = config.train.steps, config.train.dtype
     device = torch_device(platform)
@@ -104,13 +111,16 @@ def make_reference(
     start = side.initial_state(weights)
     batches = list(side.batches(data, 0, steps))
     names = list(side.labels)
-    perturbations = range(PERTURBATIONS if with_trajectory else 0)
+    perturbations = range(PERTURBATIONS if first else 0)
 
     run, watched = Run(), {}
     state = start
     for step, batch in enumerate(batches):
         if step in watched_steps(steps):
             watched[step] = watch(side, true_side, state, batch)
+            if first and dtype == "float32":  # in bfloat16 a product is rounded by far more than its sum is off
+                with SerialProducts():
+                    watched[step] = watched[step]._replace(serial=side.differentiate(state, batch))
             for seed in perturbations:
                 one = side.train_step(perturb(state, EPS[dtype], seed, names), batch)
                 watched[step].moved.append((one.loss, one.after.weights))
@@ -143,11 +153,10 @@ def watch(side: TorchSide, true_side: TorchSide, before: TrainingState, batch: B
     """One step of the reference and, where it is not exact itself, of the truth from the same state."""
     stepped, captured = side.train_and_capture(before, batch)
     optimized = side.optimize(before, stepped.gradients)
-    if true_side is side:
-        return Watched(before, batch, stepped, captured, optimized, stepped, captured, optimized, [])
-    true_stepped, true_captured = true_side.train_and_capture(before, batch)
-    true_optimized = true_side.optimize(before, stepped.gradients)
-    return Watched(before, batch, stepped, captured, optimized, true_stepped, true_captured, true_optimized, [])
+    true = stepped, captured, optimized
+    if true_side is not side:
+        true = (*true_side.train_and_capture(before, batch), true_side.optimize(before, stepped.gradients))
+    return Watched(before, batch, stepped, captured, optimized, *true, Differentiated(), [])
 
 
 def perturb(state: TrainingState, eps: float, seed: int, names: Sequence[str]) -> TrainingState:

@@ -32,6 +32,16 @@ class Captured:
     gradients: Named = field(default_factory=dict)  # of the mean loss, with respect to the activations
 
 
+@dataclass
+class Differentiated:
+    """Of one step, what comes before the optimizers, named as in `Stepped`; empty where it was not computed."""
+
+    loss: np.ndarray | None = None
+    grad_norm: np.ndarray | None = None
+    gradients: Named = field(default_factory=dict)
+    captured: Captured = field(default_factory=Captured)
+
+
 class Stepped(NamedTuple):
     """One training step from a given state, as the trainer takes it."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.budget import EPS, TOLERANCES, Tolerance, squared
 from parity.ledger import Key, Ledger
-from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState
+from parity.side import Batch, Captured, Differentiated, Named, Optimized, Stepped, TrainingState
 
 NONE = Tolerance("exact", 0.0, "a group without decay, a table without bytes: zero is the right value")
 
@@ -48,15 +48,15 @@ def compare_schedule(ledger: Ledger, init: str, reference: Named, port: Named) -
 
 
 def compare_activations(
-    ledger: Ledger, init: str, step: int, reference: Captured, port: Captured, truth: Captured
+    ledger: Ledger, init: str, step: int, reference: Captured, port: Captured, truth: Captured, serial: Captured
 ) -> None:
     """Every activation in the order of the forward pass, then the gradient of each in that of the backward pass."""
-    a, b, t = reference.activations, port.activations, truth.activations
+    a, b, t, s = reference.activations, port.activations, truth.activations, serial.activations
     for name in ledger.names("activations", init, step, a, b):
-        ledger.enter(Key("activations", name, init), step, a[name], b[name], t[name])
-    a, b, t = reference.gradients, port.gradients, truth.gradients
+        ledger.enter(Key("activations", name, init), step, a[name], b[name], t[name], s.get(name))
+    a, b, t, s = reference.gradients, port.gradients, truth.gradients, serial.gradients
     for name in backwards(ledger.names("gradients", init, step, a, b, "activation")):
-        ledger.enter(Key("gradients", f"d {name}", init, "activation"), step, a[name], b[name], t[name])
+        ledger.enter(Key("gradients", f"d {name}", init, "activation"), step, a[name], b[name], t[name], s.get(name))
 
 
 def backwards(names: list[str]) -> list[str]:
@@ -67,17 +67,20 @@ def backwards(names: list[str]) -> list[str]:
     return [name for one in passes.values() for name in reversed(one)]
 
 
-def compare_step(ledger: Ledger, init: str, step: int, reference: Stepped, port: Stepped, truth: Stepped) -> None:
+def compare_step(
+    ledger: Ledger, init: str, step: int, reference: Stepped, port: Stepped, truth: Stepped, serial: Differentiated
+) -> None:
     """What the real training step reports: rate, loss, gradient of every parameter, and its norm before clipping."""
     rates = np.float64(reference.learning_rate), np.float64(port.learning_rate)
     ledger.enter(Key("schedule", "logged learning_rate", init, "logged"), step, *rates)
-    ledger.enter(Key("loss", "loss", init), step, reference.loss, port.loss, truth.loss)
+    ledger.enter(Key("loss", "loss", init), step, reference.loss, port.loss, truth.loss, serial.loss)
     for name in ledger.names("gradients", init, step, reference.gradients, port.gradients):
-        key = Key("gradients", name, init, "parameter")
-        ledger.enter(key, step, reference.gradients[name], port.gradients[name], truth.gradients[name])
+        arrays = (side.gradients.get(name) for side in (reference, port, truth, serial))
+        ledger.enter(Key("gradients", name, init, "parameter"), step, *arrays)
     norm = Key("clip", "global norm before", init, "norm")
     tolerance = TOLERANCES[ledger.dtype]["gradients"]  # of the port's own gradients
-    ledger.enter(norm, step, reference.grad_norm, port.grad_norm, truth.grad_norm, tolerance=tolerance)
+    norms = (side.grad_norm for side in (reference, port, truth, serial))
+    ledger.enter(norm, step, *norms, tolerance=tolerance)
 
 
 def compare_optimizers(

@@ -1,18 +1,19 @@
 """The reference: torch_ref's own functions, watched through torch's hooks. Nothing of it is replaced."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from parity.capture import capture_torch, to_numpy
-from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
+from parity.capture import TorchPass, capture_torch, to_numpy
+from parity.side import Batch, Captured, Differentiated, Named, Optimized, Stepped, TrainingState, micro_name
 from torch_ref import evaluate, input
+from torch_ref.losses import IGNORE
 from torch_ref.models import TORCH_ONLY, load_weights, make_model
 from torch_ref.muon import Muon
 from torch_ref.optimizer import clip_by_global_norm, set_schedule, setup_optimizers
-from torch_ref.step import eval_step, train_step
+from torch_ref.step import eval_step, summed_gradients, train_step
 from twinstep.config import Config
 from twinstep.data import Data
 
@@ -113,13 +114,19 @@ class TorchSide:
         """The same, with the activations of its micro-steps and their gradients."""
         with capture_torch(self.model, "logits") as passes:
             stepped = self.train_step(state, batch)
-        captured = Captured()
-        for number, micro in enumerate(passes):
-            for name, activation in micro.activations.items():
-                captured.activations[micro_name(name, number)] = activation
-                if name in micro.gradients:
-                    captured.gradients[micro_name(name, number)] = micro.gradients[name]
-        return stepped, captured
+        return stepped, captured_of(passes)
+
+    def differentiate(self, state: TrainingState, batch: Batch) -> Differentiated:
+        """The same without the optimizers: the greater part of a small model's step is Muon's."""
+        self.load(state)
+        self.model.train()
+        placed = self.place(input.to_tensors(batch))
+        with capture_torch(self.model, "logits") as passes:
+            loss = summed_gradients(self.model, placed, (placed["targets"] != IGNORE).sum().clamp(min=1))
+        gradients = {name: to_numpy(p.grad) for p, name in self.names.items()}
+        norm = clip_by_global_norm(self.model, self.config.optimizer.clip_norm)
+        self.model.zero_grad(set_to_none=True)
+        return Differentiated(to_numpy(loss), to_numpy(norm), gradients, captured_of(passes))
 
     def optimize(self, state: TrainingState, gradients: Named) -> Optimized:
         self.load(state)
@@ -139,6 +146,17 @@ class TorchSide:
         batches = map(self.place, input.eval_batches(data.validation, limit))
         sums = evaluate.evaluate(lambda batch: eval_step(self.model, batch), batches)
         return {**sums._asdict(), **evaluate.metrics(sums)}
+
+
+def captured_of(passes: Iterable[TorchPass]) -> Captured:
+    """The passes of all micro-steps under the names of one step."""
+    captured = Captured()
+    for number, micro in enumerate(passes):
+        for name, activation in micro.activations.items():
+            captured.activations[micro_name(name, number)] = activation
+            if name in micro.gradients:
+                captured.gradients[micro_name(name, number)] = micro.gradients[name]
+    return captured
 
 
 def moment_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:

@@ -87,12 +87,12 @@ class References:
         self.config: Config | None = None
         self.kept: dict[str, Reference] = {}
 
-    def __call__(self, config: Config, data: Data, init: str, with_trajectory: bool) -> Reference:
+    def __call__(self, config: Config, data: Data, init: str, first: bool) -> Reference:
         """As `make_reference`."""
         if config != self.config:
             self.config, self.kept = config, {}
         if init not in self.kept:
-            self.kept[init] = make_reference(config, data, init, with_trajectory)
+            self.kept[init] = make_reference(config, data, init, first)
         return self.kept[init]
 
 

@@ -57,9 +57,9 @@ def test_a_tiny_gpt_agrees_and_what_its_native_start_hides_is_unchecked():
 def test_a_check_is_repeated_to_the_bit_and_a_reference_serves_several_ports(of_linear):
     kept = {}
 
-    def reference_of(config, data, init, with_trajectory):
+    def reference_of(config, data, init, first):
         if init not in kept:
-            kept[init] = make_reference(config, data, init, with_trajectory)
+            kept[init] = make_reference(config, data, init, first)
         return kept[init]
 
     request = Request(subject("linear", "float64", 3, 0))
