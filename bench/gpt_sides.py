@@ -65,6 +65,7 @@ def prepare(side: str, spec: dict[str, Any]) -> Work:
     else:
         work = prepare_torch(replace(config, devices=DeviceConfig(compile=side == "torch.compile")))
     float(work.step())
+    work.release()
     return work
 
 

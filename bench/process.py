@@ -113,20 +113,19 @@ def workers(
 ) -> Iterator[dict[str, Worker]]:
     """A worker for each side, ready to work.
 
-    They get ready together unless that takes time which is measured. On a GPU the first one, jax, gets ready alone: XLA
-    times kernels while it compiles.
+    They get ready together unless that takes time which is measured, or on a GPU: XLA times kernels while it compiles,
+    and a step of one side at a time is all that the memory has to hold.
     """
+    together = together and platform == "cpu"
     with ExitStack() as stack:
-        started: dict[str, Worker] = {}
-        waiting = []
+        started = {}
         for side, spec in specs.items():
             started[side] = stack.enter_context(Worker(module, side, spec, platform))
-            if not together or (platform == "cuda" and len(started) == 1):
+            if not together:
                 started[side].wait()
-            else:
-                waiting.append(started[side])
-        for worker in waiting:
-            worker.wait()
+        if together:
+            for worker in started.values():
+                worker.wait()
         yield started
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_impl import checkpoint, cpu, parallel, processes
+from jax_impl import checkpoint, cpu, devices, parallel, processes
 from jax_impl.compilation_cache import keep_compiled_programs
 from jax_impl.evaluate import evaluate, metrics
 from jax_impl.generate import sample_text
@@ -98,7 +98,7 @@ def train(config: Config) -> RunResult:
             plot_loss([run], run / "loss.png")
             print(f"{run} ended at step {start} of {config.train.steps}; there is nothing to continue")
         return RunResult(run, start)
-    log = open_log(run, config, data, start, parallel.peak_flops(config), is_main=rank == 0)
+    log = open_log(run, config, data, start, devices.peak_flops(config), is_main=rank == 0)
 
     def run_evaluation(step: int) -> bool:
         """Log the held-out metrics; True if they are the best so far."""
@@ -134,7 +134,7 @@ def train(config: Config) -> RunResult:
     ):
         processes.first_does(tidy_run)
         resumed_at = start if resumed else None
-        describe(log, data, parallel.describe_devices(mode), newton_schulz_dtype(config), resumed_at, memory)
+        describe(log, data, devices.describe_devices(mode), newton_schulz_dtype(config), resumed_at, memory)
         if extension:
             log.say(extension)
         if start == 0:

@@ -15,7 +15,7 @@ from parity.environment import environment
 from parity.jax_side import JaxSide
 from parity.ledger import GIVEN, Key, Ledger
 from parity.own_weights import tokenizer_of, trained_weights
-from parity.platforms import torch_device
+from parity.platforms import torch_device, with_orthogonalization
 from parity.precision import with_hint
 from parity.reference import Reference, make_reference
 from parity.request import Request
@@ -83,7 +83,7 @@ def check_here(
             config = fill_in(config, data)
             references = {init: reference_of(config, data, init, number == 0) for init in inits}
             with around():
-                port = port or JaxSide(config, request.devices)
+                port = port or JaxSide(with_orthogonalization(request.platform, config), request.devices)
                 for init, reference in references.items():
                     curve = compare_stages(ledger, port, reference, data, init, config)
                     if curve is not None:
@@ -100,7 +100,7 @@ def check_here(
             stages=stages,
             tensors=tensors,
             curves=curves,
-            first_divergence=with_hint(first, dtype, request.platform),
+            first_divergence=with_hint(first, request.config.train, request.platform),
             config=to_dict(config),
             environment=environment(request.platform, devices, torch_device(request.platform)),
             seconds=time.monotonic() - started,

@@ -66,9 +66,14 @@ def describe_torch(platform: Platform, device: torch.device) -> str:
     return "cpu (this torch is built without CUDA)" if torch.version.cuda is None else "cpu (torch sees no GPU)"
 
 
-def as_trained_on(platform: Platform, config: Config) -> Config:
-    """Muon's orthogonalization in the dtype that jax_impl takes on the platform, for a torch that may be elsewhere."""
+def with_orthogonalization(platform: Platform, config: Config) -> Config:
+    """One dtype of Muon's orthogonalization for both sides, wherever each runs.
+
+    "auto" is bfloat16 on an accelerator in the trainers. Here it is bfloat16 only in a bfloat16 check: in a float32 one
+    the frameworks' roundings of it, of some percent of an update, would hide everything that comes after.
+    """
     if config.optimizer.newton_schulz_dtype != "auto" or config.train.dtype == "float64":
         return config
-    dtype: Literal["float32", "bfloat16"] = "float32" if platform == "cpu" else "bfloat16"
+    narrow = platform != "cpu" and config.train.dtype == "bfloat16"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16" if narrow else "float32"
     return replace(config, optimizer=replace(config.optimizer, newton_schulz_dtype=dtype))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from parity.request import Platform
 from parity.result import Divergence
-from twinstep.config import Dtype
+from twinstep.config import TrainConfig
 
 
 class Rounding(NamedTuple):
@@ -29,10 +29,15 @@ MEND = (
 )
 
 
-def with_hint(first: Divergence | None, dtype: Dtype, platform: Platform) -> Divergence | None:
-    """The divergence with the likely cause and its mend, where its size is that of rounded products."""
+def with_hint(first: Divergence | None, train: TrainConfig, platform: Platform) -> Divergence | None:
+    """The divergence with the likely cause and its mend, where its size is that of rounded products.
+
+    Only where products may be rounded: in float32, with another --matmul-precision than highest.
+    """
     rounding = ROUNDINGS.get(platform)
-    if first is None or rounding is None or dtype != "float32" or first.stage not in STAGES:
+    if first is None or rounding is None or first.stage not in STAGES:
+        return first
+    if train.dtype != "float32" or train.matmul_precision == "highest":
         return first
     if not rounding.error / FACTOR <= first.relative_l2 <= rounding.error * FACTOR:
         return first

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parity.budget import EPS
-from parity.platforms import as_trained_on, torch_device
+from parity.platforms import torch_device, with_orthogonalization
 from parity.request import Platform
 from parity.serial import SerialProducts
 from parity.side import Batch, Captured, Differentiated, Named, Optimized, Side, Stepped, TrainingState
@@ -103,7 +103,7 @@ def make_reference(
     """
     steps, dtype = config.train.steps, config.train.dtype
     device = torch_device(platform)
-    side = true_side = TorchSide(as_trained_on(platform, config), device)
+    side = true_side = TorchSide(with_orthogonalization(platform, config), device)
     if dtype != "float64":
         true_side = TorchSide(replace(config, train=replace(config.train, dtype="float64")), device)
     if weights is None:

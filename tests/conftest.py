@@ -13,7 +13,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The same tiny programs are compiled again and again, by functions that are built anew and by processes that tests
 # start: a folder keeps them until the end. Each worker has its own, since JAX writes its cache without locks.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# XLA optimizes a program as always, LLVM its machine code hardly: that takes half of a compilation, and a tiny program
+# runs for no longer than a moment. With 0 in the environment the machine code is the trainers'.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest

@@ -10,6 +10,13 @@ import pytest
 
 from tests.helpers.trust import FRAMEWORKS, arguments, assert_same_run, train
 
+
+@pytest.fixture(autouse=True, scope="module")
+def no_programs_of_other_tests():
+    """JAX's profiler describes every compiled program that is alive, which may be thousands."""
+    jax.clear_caches()
+
+
 LINEAR = ("--steps", "6", "--log-every", "1", "--save-every", "2")
 
 

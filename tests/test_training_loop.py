@@ -15,6 +15,7 @@ from twinstep.data.tokenizer import train_bpe
 from twinstep.flops import flops_per_token, parameter_count
 from twinstep.run_dir import CHECKPOINTS, checkpoint_steps
 
+PROMPT = ("--sample-prompt", "über ")
 # XLA takes seconds to compile a model.
 IN_BOTH = [pytest.param("jax", marks=pytest.mark.slow), "torch"]
 
@@ -42,7 +43,7 @@ def finish(corpus, tmp_path):
         ("torch", "gpt"),
         ("torch", "embedding"),
         ("jax", "embedding"),
-        pytest.param("jax", "gpt", marks=pytest.mark.slow),
+        pytest.param("jax", "gpt", marks=pytest.mark.long),  # its step is held to this in tests/jax_impl/test_step.py
     ],
 )
 def test_one_micro_step_of_eight_is_eight_of_one(framework, model, finish, x64):
@@ -104,8 +105,15 @@ def test_samples_and_everything_that_decides_a_run_are_said(framework, finish, c
         assert said in out, said
 
 
-@pytest.mark.parametrize("framework", IN_BOTH)
-@pytest.mark.parametrize(("flags", "prompt"), [((), ""), (("--sample-prompt", "über "), "über ")])
+@pytest.mark.parametrize(
+    ("framework", "flags", "prompt"),
+    [
+        ("torch", (), ""),
+        ("torch", PROMPT, "über "),
+        pytest.param("jax", (), "", marks=pytest.mark.long),
+        pytest.param("jax", PROMPT, "über ", marks=pytest.mark.slow),
+    ],
+)
 def test_a_sample_begins_a_document_or_continues_the_prompt(framework, flags, prompt, finish, monkeypatch, capsys):
     given = []
 

@@ -33,15 +33,14 @@ CASES = {
 }
 # XLA takes seconds to compile each; every kind of state is in one of these.
 QUICK = (("mlp", "jax"), ("mlp", "torch"), ("gpt", "torch"))
+LONG = (("gpt with its own tokenizer", "jax"),)  # whose tokenizer is not the framework's
 
 
 def both(*cases: str) -> list:
-    """Each case in each framework, slow but for the quick ones."""
-    return [
-        pytest.param(case, framework, marks=() if (case, framework) in QUICK else pytest.mark.slow)
-        for case in cases
-        for framework in FRAMEWORKS
-    ]
+    """Each case in each framework, slow but for the quick and the long ones."""
+    pairs = [(case, framework) for case in cases for framework in FRAMEWORKS]
+    marks = {**dict.fromkeys(QUICK, ()), **dict.fromkeys(LONG, pytest.mark.long)}
+    return [pytest.param(*pair, marks=marks.get(pair, pytest.mark.slow)) for pair in pairs]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_ref.processes import shard
-from twinstep.chips import chip_of
 from twinstep.config import Config, check_shards
 from twinstep.errors import UserError
 
@@ -58,30 +56,3 @@ def wrap(config: Config, model: nn.Module, mode: str) -> nn.Module:
     if mode == "jit":
         return wrapped
     return DistributedDataParallel(wrapped, forward_sync_buffers=False)  # BatchNorm keeps them equal
-
-
-def describe_devices(mode: str) -> str:
-    """One line for the head of a run."""
-    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({torch.get_num_threads()} threads)"
-    return f"{shard()[1]} x {kind}, {mode}"
-
-
-def peak_flops(config: Config) -> float | None:
-    """FLOP/s that all processes together could reach: from the table, on a CPU measured, None for an unknown kind."""
-    if not torch.cuda.is_available():
-        return measured_matmul_flops(config)
-    chip = chip_of(torch.cuda.get_device_name())
-    return None if chip is None else shard()[1] * chip.flops
-
-
-def measured_matmul_flops(config: Config, size: int = 1024, repeats: int = 5) -> float:
-    """FLOP/s of the fastest of a few square matrix products in the compute dtype."""
-    x = torch.ones((size, size), dtype=getattr(torch, config.train.dtype))
-    product = torch.matmul
-    product(x, x)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        product(x, x)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torch_ref import checkpoint, parallel, processes
+from torch_ref import checkpoint, devices, parallel, processes
 from torch_ref.evaluate import evaluate, metrics
 from torch_ref.generate import sample_text
 from torch_ref.input import eval_batches, train_batches
@@ -91,7 +91,7 @@ def train(config: Config) -> RunResult:
         del wrapped  # it would hold the process group past its end
         processes.close()
         return RunResult(run, start)
-    log = open_log(run, config, data, start, parallel.peak_flops(config), is_main=rank == 0)
+    log = open_log(run, config, data, start, devices.peak_flops(config), is_main=rank == 0)
 
     def place(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -129,7 +129,7 @@ def train(config: Config) -> RunResult:
             remove_unfinished(run)
             update_config(run, config)
         resumed_at = start if resumed else None
-        describe(log, data, parallel.describe_devices(mode), newton_schulz_dtype(config), resumed_at)
+        describe(log, data, devices.describe_devices(mode), newton_schulz_dtype(config), resumed_at)
         if extension:
             log.say(extension)
         model.train()

@@ -6,6 +6,7 @@ a room, or if it stands in `ALSO`. A case needs it if a parameter of the test na
 
 import ast
 import importlib
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -36,10 +37,15 @@ def needs_torch(path: Path, seen: set[Path]) -> bool:
     if path in seen:
         return False
     seen.add(path)
-    names = imported_names(path.read_text(encoding="utf-8"))
+    names = names_imported_by(path)
     if any(name.partition(".")[0] in NEED_TORCH for name in names):
         return True
     return any(needs_torch(file, seen) for name in names for file in our_files(name))
+
+
+@cache
+def names_imported_by(path: Path) -> set[str]:
+    return imported_names(path.read_text(encoding="utf-8"))
 
 
 def imported_names(source: str) -> set[str]:

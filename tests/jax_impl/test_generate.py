@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -51,16 +52,21 @@ def write_trained(run: Path, config: Config) -> Path:
     return run
 
 
-def continue_greedily(gpt, prompt, count):
-    """Without a cache: the whole text anew for each token."""
+@pytest.fixture(scope="module")
+def greedily(gpt):
+    """Continues a prompt without a cache: the whole text anew for each token."""
     model, params = gpt
     forward = jax.jit(lambda tokens_BT: model.bind(params, {}, train=False)(tokens_BT))
-    tokens = list(prompt)
-    for _ in range(count):
-        # Padding on the right cannot be seen from the left: one compiled length serves all.
-        padded = np.array(tokens + [0] * (len(prompt) + count - len(tokens)), np.int32)
-        tokens.append(int(forward(padded[None])[0, len(tokens) - 1].argmax()))
-    return tokens[len(prompt) :]
+
+    def greedily(prompt, count):
+        tokens = list(prompt)
+        for _ in range(count):
+            # Padding on the right cannot be seen from the left: one compiled length serves all tests.
+            padded = np.array(tokens + [0] * (2 * PREFILL + 4 - len(tokens)), np.int32)
+            tokens.append(int(forward(padded[None])[0, len(tokens) - 1].argmax()))
+        return tokens[len(prompt) :]
+
+    return greedily
 
 
 def continue_one(gpt, prompt, count, **options):
@@ -68,9 +74,9 @@ def continue_one(gpt, prompt, count, **options):
     return [int(tokens_B[0]) for tokens_B in generate_in_chunks(*gpt, CONFIG, [np.array(prompt)], count, **options)]
 
 
-def test_greedy_tokens_with_the_cache_are_those_without_it(gpt):
+def test_greedy_tokens_with_the_cache_are_those_without_it(gpt, greedily):
     prompt = np.random.default_rng(0).integers(0, 256, 70)  # longer than one chunk of the prompt
-    assert continue_one(gpt, prompt, 60) == continue_greedily(gpt, prompt, 60)
+    assert continue_one(gpt, prompt, 60) == greedily(prompt, 60)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0, "top_k": 50, "seed": 3}])
@@ -82,15 +88,15 @@ def test_tokens_in_chunks_are_those_of_the_plain_form(gpt, options):
 
 
 @pytest.mark.parametrize("length", [1, PREFILL - 1, PREFILL, PREFILL + 1, 2 * PREFILL])
-def test_a_prompt_of_any_length_is_read_whole(gpt, length):
+def test_a_prompt_of_any_length_is_read_whole(gpt, greedily, length):
     prompt = np.random.default_rng(length).integers(0, 256, length)
-    assert continue_one(gpt, prompt, 3) == continue_greedily(gpt, prompt, 3)
+    assert continue_one(gpt, prompt, 3) == greedily(prompt, 3)
 
 
-def test_what_is_written_past_the_cache_changes_nothing_that_was_asked_for(gpt):
+def test_what_is_written_past_the_cache_changes_nothing_that_was_asked_for(gpt, greedily):
     prompt, count = np.arange(PREFILL - 5), 5
     assert decoding._cache_size(len(prompt) + count) < len(prompt) + decoding.CHUNK
-    assert continue_one(gpt, prompt, count) == continue_greedily(gpt, prompt, count)
+    assert continue_one(gpt, prompt, count) == greedily(prompt, count)
 
 
 def test_prompts_of_unequal_length_continue_as_each_alone(gpt):
@@ -197,8 +203,8 @@ def test_the_command_begins_a_document_without_a_prompt(run, gpt, capfdbinary):
     assert out.decode() == sample_text(*gpt, CONFIG, ByteTokenizer(), "", 9, 0.0, 0)
 
 
-def test_a_float64_run_is_continued_in_float64(tmp_path):
-    run = write_in_float64(tmp_path / "run")
+def test_a_float64_run_is_continued_in_float64(tmp_path, x64):
+    run = write_trained(tmp_path / "run", replace(CONFIG, train=replace(CONFIG.train, dtype="float64")))
     argv = [sys.executable, "-m", "jax_impl.generate", "--run", str(run), "--max-tokens", "4", "--temperature", "0"]
     probe = (
         "import jax, jax_impl.generate as g; original = g.generate_in_chunks\n"
@@ -210,17 +216,6 @@ def test_a_float64_run_is_continued_in_float64(tmp_path):
     )
     done = subprocess.run([argv[0], "-c", probe, *argv[3:]], capture_output=True, env=cpu_env(), timeout=300)
     assert (done.returncode, done.stderr) == (0, b"")
-
-
-def write_in_float64(run: Path) -> Path:
-    code = (
-        "import sys; from pathlib import Path; from dataclasses import replace; import jax\n"
-        "jax.config.update('jax_enable_x64', True)\n"
-        "from tests.helpers.generate_cases import CONFIG; from tests.jax_impl.test_generate import write_trained\n"
-        "write_trained(Path(sys.argv[1]), replace(CONFIG, train=replace(CONFIG.train, dtype='float64')))\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(run)], check=True, env=cpu_env(), timeout=300)
-    return run
 
 
 def cpu_env() -> dict[str, str]:

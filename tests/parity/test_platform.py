@@ -30,6 +30,7 @@ from parity.result import Divergence, Result
 from parity.torch_side import TorchSide
 from tests.parity.test_result import a_result
 from torch_ref.models import weight_shapes
+from twinstep.config import TrainConfig
 from twinstep.data import load_data
 from twinstep.errors import UserError
 from twinstep.init import initial_weights
@@ -109,15 +110,19 @@ def test_only_a_float64_check_on_the_cpu_runs_in_this_process(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------- both sides
-def test_torch_takes_jax_impls_dtype_of_the_orthogonalization_wherever_it_runs_itself(monkeypatch):
+def test_both_sides_orthogonalize_in_one_dtype_wherever_each_runs(monkeypatch):
     config = subject("gpt", "float32", 3, 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for platform, dtype in (("cpu", "float32"), ("cuda", "bfloat16"), ("tpu", "bfloat16")):
-        assert platforms.as_trained_on(platform, config).optimizer.newton_schulz_dtype == dtype
+    expected = {"float32": dict.fromkeys(("cpu", "cuda", "tpu"), "float32"),
+                "bfloat16": {"cpu": "float32", "cuda": "bfloat16", "tpu": "bfloat16"}}  # fmt: skip
+    for dtype, on in expected.items():
+        for platform, orthogonalization in on.items():
+            found = platforms.with_orthogonalization(platform, in_dtype(config, dtype))
+            assert found.optimizer.newton_schulz_dtype == orthogonalization
     exact = in_dtype(config, "float64")
-    chosen = replace(config, optimizer=replace(config.optimizer, newton_schulz_dtype="float32"))
-    assert platforms.as_trained_on("cuda", exact) is exact
-    assert platforms.as_trained_on("cuda", chosen) is chosen
+    chosen = replace(config, optimizer=replace(config.optimizer, newton_schulz_dtype="bfloat16"))
+    assert platforms.with_orthogonalization("cuda", exact) is exact
+    assert platforms.with_orthogonalization("cuda", chosen) is chosen
 
 
 @pytest.mark.parametrize("model", ["gpt", "mlp"])
@@ -214,9 +219,8 @@ def test_a_torch_without_cuda_beside_a_gpu_is_said(monkeypatch):
 
 # ------------------------------------------------------------------------------------------------------------- TF32
 def test_products_in_tf32_diverge_in_float32_and_are_called_by_their_name():
-    config = subject("mlp", "float32", 3, 0)
-    newton_schulz = replace(config.optimizer, newton_schulz_dtype="float32")  # as on a CPU, on which this runs
-    request = Request(replace(config, optimizer=newton_schulz), inits=("nonzero",), platform="cuda")
+    config = in_dtype(subject("mlp", "float32", 3, 0), "float32", matmul_precision="default")
+    request = Request(config, inits=("nonzero",), platform="cuda")
     result = check_here(request, around=TF32.inject)
     first = result.first_divergence
     assert (first.stage, first.tensor) == ("activations", "fc1")
@@ -227,26 +231,28 @@ def test_products_in_tf32_diverge_in_float32_and_are_called_by_their_name():
     assert first.hint in report_page(result).replace("&#x27;", "'")
 
 
+AS_IT_COMES = TrainConfig(dtype="float32", matmul_precision="default")
 HINTS = {
-    "TF32 on a GPU": ("activations", 2.7e-4, "float32", "cuda", "TF32"),
-    "grown over some layers": ("gradients", 1.1e-3, "float32", "cuda", "TF32"),
-    "bfloat16 passes on a TPU": ("activations", 2.2e-3, "float32", "tpu", "bfloat16 passes"),
-    "a wrong sign": ("activations", 1.4, "float32", "cuda", None),
-    "an eps": ("activations", 5e-6, "float32", "cuda", None),
-    "a CPU has no TF32": ("activations", 2.7e-4, "float32", "cpu", None),
-    "float64 is never TF32": ("activations", 2.7e-4, "float64", "cuda", None),
-    "no product there": ("schedule", 2.7e-4, "float32", "cuda", None),
-    "not there at all": ("activations", float("inf"), "float32", "cuda", None),
+    "TF32 on a GPU": ("activations", 2.7e-4, AS_IT_COMES, "cuda", "TF32"),
+    "grown over some layers": ("gradients", 1.1e-3, AS_IT_COMES, "cuda", "TF32"),
+    "bfloat16 passes on a TPU": ("activations", 2.2e-3, AS_IT_COMES, "tpu", "bfloat16 passes"),
+    "a wrong sign": ("activations", 1.4, AS_IT_COMES, "cuda", None),
+    "an eps": ("activations", 5e-6, AS_IT_COMES, "cuda", None),
+    "a CPU has no TF32": ("activations", 2.7e-4, AS_IT_COMES, "cpu", None),
+    "float64 is never TF32": ("activations", 2.7e-4, replace(AS_IT_COMES, dtype="float64"), "cuda", None),
+    "what was asked for is not advised": ("activations", 2.7e-4, TrainConfig(dtype="float32"), "cuda", None),
+    "no product there": ("schedule", 2.7e-4, AS_IT_COMES, "cuda", None),
+    "not there at all": ("activations", float("inf"), AS_IT_COMES, "cuda", None),
 }
 
 
 @pytest.mark.parametrize("case", HINTS)
 def test_only_an_error_of_the_size_of_rounded_products_gets_the_hint(case):
-    stage, error, dtype, platform, names = HINTS[case]
-    found = with_hint(Divergence(stage, "x", 0, "nonzero", error, 1e-7), dtype, platform)
+    stage, error, train, platform, names = HINTS[case]
+    found = with_hint(Divergence(stage, "x", 0, "nonzero", error, 1e-7), train, platform)
     assert bool(found.hint) == (names is not None)
     assert (names or "") in found.hint
-    assert with_hint(None, dtype, platform) is None
+    assert with_hint(None, train, platform) is None
 
 
 # ---------------------------------------------------------------------------------------------------- on a real GPU

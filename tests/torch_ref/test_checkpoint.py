@@ -4,7 +4,7 @@ import torch
 
 from torch_ref.checkpoint import load_params, read_facts, restore, save, training_tensors
 from torch_ref.models import load_weights, make_model, weight_shapes
-from torch_ref.optimizer import setup_optimizers
+from torch_ref.optimizer import set_schedule, setup_optimizers
 from torch_ref.step import train_step
 from twinstep.config import Config, MLPConfig, OptimizerConfig, TabularConfig
 from twinstep.errors import RunError, UserError
@@ -31,14 +31,17 @@ def make_trained(config=CONFIG, steps=2, device="cpu"):
     return model, optimizers
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="fused AdamW is for a GPU")
-def test_on_a_gpu_the_fused_optimizer_goes_on_where_it_was(run):
-    saved, saved_optimizers = make_trained(steps=2, device="cuda")
-    assert saved_optimizers[0].defaults["fused"]
+on_gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="fused AdamW is for a GPU"))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+def test_the_optimizers_go_on_where_they_were(device, run):
+    saved, saved_optimizers = make_trained(steps=2, device=device)
+    assert saved_optimizers[0].defaults["fused"] == (device == "cuda")
     save(run, 2, saved, saved_optimizers, first_facts(CONFIG))
-    restore(run, CONFIG, *(fresh := make_trained(steps=0, device="cuda")), 2)
+    restore(run, CONFIG, *(fresh := make_trained(steps=0, device=device)), 2)
     for model, optimizers in ((saved, saved_optimizers), fresh):
+        set_schedule(CONFIG, optimizers, 2)
         for p in model.parameters():
             p.grad = torch.full_like(p, 0.1)
         for optimizer in optimizers:
