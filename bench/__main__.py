@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
     for name in names:
         progress.print(f"measuring {name} ...")
         try:
+            bench.check_time()
             for row in importlib.import_module(f"bench.{name}").measure(bench):
                 rows.append(row)
         except OutOfTimeError:

@@ -61,7 +61,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     sizes = GPU_MODEL if bench.on_gpu else MODEL
     model, prompt, tokens = (TINY, 3, 4) if options.tiny else (sizes, 64, 128)
     for batch in BATCHES[:1] if options.tiny else BATCHES:
-        bench.check_time(GPU_SECONDS if bench.on_gpu else 0)
+        bench.check_time(GPU_SECONDS)
         spec = {"model": model, "batch": batch, "prompt": prompt, "tokens": tokens}
         with workers("decoding", {"jax": spec, "torch": spec}, options.platform) as sides:
             samples = interleave(sides, options.rounds, warmups=1 if bench.on_gpu else 3, deadline=bench.deadline)

@@ -1,6 +1,7 @@
 """How a step's time grows with T, depth, V and batch, beside what the count of operations says; and compiling."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -38,11 +39,11 @@ def prepare(side: str, spec: dict[str, Any]) -> Any:
     return work
 
 
-def measure(bench: Bench) -> list[Row]:
+def measure(bench: Bench) -> Iterator[Row]:
     """For each axis and side a row of milliseconds per size, then one with the slope of log time over log size."""
     base, axes = (TINY_BASE, TINY_AXES) if bench.options.tiny else (BASE, AXES)
-    rows = []
     for axis, sizes in axes.items():
+        bench.check_time()
         found: dict[str, list[list[Sample]]] = {"jax": [], "torch": []}
         flops = []
         for size in sizes:
@@ -53,8 +54,7 @@ def measure(bench: Bench) -> list[Row]:
             for side, of_side in samples.items():
                 found[side].append(of_side)
         for side, by_size in found.items():
-            rows += axis_rows(axis, sizes, side, by_size, flops, bench.peak)
-    return rows
+            yield from axis_rows(axis, sizes, side, by_size, flops, bench.peak)
 
 
 def axis_rows(

@@ -23,10 +23,8 @@ def measure(bench: Bench) -> Iterator[Row]:
     sizes = step.TINY if bench.options.tiny else step.GPU_SIZES if bench.on_gpu else step.SIZES
     spec = list(sizes.values())[-1 if bench.on_gpu else 0]
     times: dict[str, list[float]] = {"jax": [], "jax, again": [], "torch": []}
-    for done in range(bench.options.rounds):
-        if bench.on_gpu and done:
-            break  # a round takes long there, and nothing disturbs it
-        bench.check_time(GPU_SECONDS if bench.on_gpu else 0)
+    for _ in range(1 if bench.on_gpu else bench.options.rounds):  # a round takes long there, and nothing disturbs it
+        bench.check_time(GPU_SECONDS)
         with tempfile.TemporaryDirectory() as folder:
             cache = {"XDG_CACHE_HOME": folder, "JAX_COMPILATION_CACHE_DIR": ""}
             for side in times:

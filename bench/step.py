@@ -65,7 +65,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     """A row for each side and size."""
     options = bench.options
     for work, spec in (TINY if options.tiny else GPU_SIZES if bench.on_gpu else SIZES).items():
-        bench.check_time(GPU_SECONDS if bench.on_gpu and not options.tiny else 0)
+        bench.check_time(GPU_SECONDS)
         names = gpt_sides.sides(options.upstream, compiled=not options.tiny)
         fitting, samples = samples_that_fit(bench, spec, names)
         config = gpt_sides.config_of(fitting)

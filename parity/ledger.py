@@ -65,8 +65,8 @@ class Ledger:
         """Enter a tensor. Shapes and types must be equal, which is no matter of rounding.
 
         truth, serial: see `parity.budget.error`. tolerance: the stage's when left out. eps: the spacing at 1 of the
-        numbers, that of their type when left out. scale: a norm below which 2 eps of it are noise; at
-        least that of the largest tensor of the same unit.
+        numbers, that of their type when left out. scale: a norm below which 2 eps of it are noise; at least that of
+        the largest tensor of the same unit.
         """
         reference, port = np.asarray(reference), np.asarray(port)
         tolerance = tolerance or TOLERANCES[self.dtype][key.stage]

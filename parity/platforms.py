@@ -69,8 +69,8 @@ def describe_torch(platform: Platform, device: torch.device) -> str:
 def with_orthogonalization(platform: Platform, config: Config) -> Config:
     """One dtype of Muon's orthogonalization for both sides, wherever each runs.
 
-    "auto" is bfloat16 on an accelerator in the trainers. Here it is bfloat16 only in a bfloat16 check: in a float32 one
-    the frameworks' roundings of it, of some percent of an update, would hide everything that comes after.
+    "auto" is bfloat16 on an accelerator in the trainers. Here it is bfloat16 only in a bfloat16 check: the frameworks
+    round it each in its own way, and in a float32 check that would hide whatever comes after.
     """
     if config.optimizer.newton_schulz_dtype != "auto" or config.train.dtype == "float64":
         return config

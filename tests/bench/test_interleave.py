@@ -161,7 +161,11 @@ def test_a_worker_without_memory_says_so_in_one_line(said):
 
 
 def test_a_measurement_without_time_is_left_out():
-    bench = Bench(BenchOptions(), 1e12, deadline=time.monotonic() + 10)
+    bench = Bench(BenchOptions(platform="cuda"), 1e12, deadline=time.monotonic() + 10)
     bench.check_time(5)
     with pytest.raises(OutOfTimeError):
         bench.check_time(20)
+    on_cpu = Bench(BenchOptions(), 1e12, deadline=time.monotonic() + 10)
+    on_cpu.check_time(20)  # what a GPU's sizes need
+    with pytest.raises(OutOfTimeError):
+        Bench(BenchOptions(), 1e12, deadline=time.monotonic() - 1).check_time()

@@ -78,7 +78,6 @@ class DeviceConfig:
     """This process's number, from 0."""
     keep_freed_memory: bool = True
     """jax_impl on CPUs: glibc keeps freed memory, dispatch is synchronous; up to a tenth faster, 2 GB more memory."""
-
     compilation_cache: bool = True
     """jax_impl: keep compiled programs in the user's cache folder, so that the next start need not compile."""
     compile: bool = False
