@@ -10,8 +10,13 @@ from typing import Any
 
 import jax
 
+from parity import own_arithmetic
 from parity.child import check_in_child
+from parity.dropout_masks import check_by_key, with_masks, without_masks
 from parity.environment import environment
+from parity.exercised import not_run, watch_lines
+from parity.generation import compare_generation
+from parity.idle import Idle, find_idle
 from parity.jax_side import JaxSide
 from parity.ledger import GIVEN, Key, Ledger
 from parity.own_weights import tokenizer_of, trained_weights
@@ -48,10 +53,21 @@ def check(request: Request) -> Result:
     Raises UserError if the configuration cannot run.
     """
     check_shards(request.config.batch_size, request.config.train.accumulation, request.devices)
+    check_by_key(request.config, request.devices)
+    if request.config.devices.parallel == "jit" and request.devices > 1:
+        raise UserError(f"--parallel jit uses one device, but --devices is {request.devices}; pass --parallel pmap")
     on_cpu = request.platform == "cpu" and jax.default_backend() == "cpu"
     if request.config.train.dtype == "float64" and request.devices == 1 and on_cpu:
-        return check_here(request)
+        return check_watched(request)
     return check_in_child(request)
+
+
+def check_watched(request: Request) -> Result:
+    """`check_here`, with what the check did not run in the result."""
+    jax.clear_caches()  # a function that was traced before would not be traced again
+    with watch_lines(own_arithmetic.files()) as lines:
+        result = check_here(request)
+    return replace(result, not_run=not_run(lines, own_arithmetic.ROOT))
 
 
 def check_here(
@@ -66,7 +82,7 @@ def check_here(
     """
     started = time.monotonic()
     dtype = request.config.train.dtype
-    ledger, curves = Ledger(dtype), []
+    ledger, curves, idle = Ledger(dtype), [], list[Idle]()
     port: JaxSide | None = None
     inits, tokenizer = request.inits, None
     reference_of = reference_of or partial(make_reference, platform=request.platform)
@@ -81,13 +97,19 @@ def check_here(
             config = replace(request.config, train=replace(request.config.train, seed=seed))
             data = load_data(config, tokenizer)
             config = fill_in(config, data)
-            references = {init: reference_of(config, data, init, number == 0) for init in inits}
+            masked = with_masks(data, config)
+            references = {init: reference_of(config, masked, init, number == 0) for init in inits}
             with around():
                 port = port or JaxSide(with_orthogonalization(request.platform, config), request.devices)
                 for init, reference in references.items():
                     curve = compare_stages(ledger, port, reference, data, init, config)
                     if curve is not None:
                         curves.append(curve)
+                if number == 0 and request.generation:
+                    compare_generation(ledger, inits[0], port, references[inits[0]], config)
+            if number == 0 and request.nudge:
+                own = with_orthogonalization(request.platform, config)
+                idle = find_idle(own, masked, inits[0], references[inits[0]], torch_device(request.platform))
         stages, tensors, first = ledger.judge()
         devices = jax.devices()[: request.devices]
         return Result(
@@ -101,6 +123,7 @@ def check_here(
             tensors=tensors,
             curves=curves,
             first_divergence=with_hint(first, request.config.train, request.platform),
+            idle=idle,
             config=to_dict(config),
             environment=environment(request.platform, devices, torch_device(request.platform)),
             seconds=time.monotonic() - started,
@@ -112,7 +135,7 @@ def compare_stages(
 ) -> Curve | None:
     """Every stage of one run from one initialization; the curve of its trajectory, where that is compared."""
     for step, batch in enumerate(port.batches(data, 0, config.train.steps)):
-        compare_data(ledger, init, step, reference.batches[step], batch)
+        compare_data(ledger, init, step, without_masks(reference.batches[step], config), batch)
 
     start = port.initial_state(reference.weights)
     compare_weights(ledger, init, 0, reference.start.weights, start.weights)
@@ -127,8 +150,8 @@ def compare_stages(
     for step, at in reference.watched.items():
         if step > 0:
             compare_weights(ledger, init, step, *carried(at.before.weights, port.carried(at.before)))
-        stepped = port.train_step(at.before, at.batch)
-        captured = port.capture(at.before, at.batch)
+        batch = without_masks(at.batch, config)
+        stepped, captured = port.train_step(at.before, batch), port.capture(at.before, batch)
         compare_activations(ledger, init, step, at.captured, captured, at.true_captured, at.serial.captured)
         compare_step(ledger, init, step, at.stepped, stepped, at.true_stepped, at.serial)
         optimized = port.optimize(at.before, at.stepped.gradients)

@@ -84,14 +84,19 @@ def probing_clip() -> Iterator[None]:
 
 
 class JaxSide:
-    """See `parity.side.Side`. With several devices the step runs under pmap on all there are."""
+    """See `parity.side.Side`. The step runs as `--parallel` says; auto: under jit on one device, under pmap on several.
+
+    What the step consists of runs on one device.
+    """
 
     def __init__(self, config: Config, devices: int = 1):
         self.config = config
-        mode = "jit" if devices == 1 else "pmap"
+        mode = config.devices.parallel
+        if mode == "auto":
+            mode = "jit" if devices == 1 else "pmap"
         self.model = make_model(config, None, parallel.attention())
         self.optimizer = probing_optimizer(config, self.model.params, *parallel.muon_stacks(mode))
-        stepped = make_model(config, parallel.axis_name(mode), parallel.attention())
+        stepped = make_model(config, parallel.axis_name(mode), parallel.attention(), parallel.scans_blocks(mode))
         self.steps = parallel.make_steps(config, mode, stepped, self.optimizer)
         self.groups = optimizer.optimizer_groups(config)
         self.jit_capture = jax.jit(self._capture)

@@ -1,0 +1,66 @@
+"""Which files of jax_impl hold arithmetic, and the configurations that together run all of it."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+import jax_impl
+from parity.result import NotRun
+
+ROOT = Path(jax_impl.__file__).parent
+
+# They start a program, show, store or compile for machines elsewhere: no number of a run comes from them.
+PROGRAM = (
+    "__init__.py",
+    "aot/*",
+    "compilation_cache.py",
+    "cpu.py",
+    "devices.py",
+    "plot.py",
+    "processes.py",
+    "profile.py",
+    "train.py",
+)
+
+# The configurations that together run all of it, by the words that follow `parity check`.
+CONFIGURATIONS = (
+    "gpt",
+    "gpt --sequence-len 320 --optimizer adamw --accumulation 1 --remat --steps 3",
+    "gpt --sequence-len 641 --vocab-size 32768 --depth 1 --d-model 32 --head-dim 16 --kv-heads 1 --batch-size 1 "
+    "--accumulation 1 --steps 3",
+    "gpt --parallel fsdp --devices 4 --steps 5",
+    "gpt --devices 2 --steps 5",
+    "linear",
+    "linear --dataset breast_cancer --head sigmoid",
+    "embedding --matrix-optimizer sgd",
+    "mlp",
+    "mlp --no-shared-dropout",
+    "mlp --devices 2",
+)
+
+# File, function, and what would run it; the first that matches.
+# An empty text: it starts a program, shows or stores, as the files of PROGRAM do.
+ELSEWHERE = (
+    ("models/splash.py", "*", "a TPU"),
+    ("models/cudnn.py", "*", "an NVIDIA GPU"),
+    ("mesh.py", "torus_shape", "a TPU"),
+    ("mesh.py", "make_mesh", "a TPU"),
+    ("parallel.py", "attention", "an accelerator"),
+    ("optimizer.py", "newton_schulz_dtype", "an accelerator"),
+    ("decoding.py", "_transpose", "an accelerator"),
+    ("optimizer.py", "group_norms", "several processes"),
+    ("parallel.py", "_place_examples", "several processes"),
+)
+
+
+def files() -> list[Path]:
+    """The files of jax_impl that hold arithmetic."""
+    relative = (path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py")))
+    return [ROOT / path for path in relative if not any(fnmatch(path.as_posix(), glob) for glob in PROGRAM)]
+
+
+def needs(missing: NotRun) -> str:
+    """What a function or its lines need beyond CPUs and one process; "" for what a check can run anywhere."""
+    for file, function, what in ELSEWHERE:
+        if fnmatch(missing.file, file) and fnmatch(missing.function, function):
+            return what
+    return ""
