@@ -14,6 +14,7 @@ import torch
 
 from jax_impl import decoding
 from jax_impl import generate as jax_generate
+from jax_impl import sampling as jax_sampling
 from jax_impl.models import Model
 from jax_impl.models import cache as jax_cache
 from parity.budget import Tolerance
@@ -23,24 +24,23 @@ from parity.ledger import Key, Ledger
 from parity.reference import Reference
 from parity.side import Named
 from torch_ref import generate as torch_generate
+from torch_ref import sampling as torch_sampling
 from torch_ref.models import cache as torch_cache
 from torch_ref.models import load_weights, make_model
 from twinstep.config import Config, GPTConfig
+from twinstep.generation import NO_TOKEN
 
 SEQUENCES, LENGTH, PROMPT = 2, 192, 128  # tokens of the whole, and of these in the prompt: two chunks
 NEW_TOKENS = 24
 SAME = Tolerance("exact", 0.0, "one number in [0, 1) decides one token, in either framework")
-SAMPLING: dict[str, dict[str, Any]] = {
-    "tokens, greedy": {"temperature": 0.0},
-    "tokens, sampled": {"temperature": 0.8, "top_k": 50, "top_p": 0.9},
-}
+SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_k": 50, "top_p": 0.9}
 
 
 def compare_generation(ledger: Ledger, init: str, port: JaxSide, reference: Reference, config: Config) -> None:
-    """Logits position by position and, in float64, tokens; from the weights at the end of the reference's run.
+    """Logits position by position, tokens likeliest by the same logits and, in float64, tokens sampled.
 
-    Every kind of logits is compared with the reference's full forward pass, its own decoding too. In a lower precision
-    two nearly equal logits may be rounded either way, so that tokens prove nothing.
+    All from the weights at the end of the reference's run. Every kind of logits is compared with the reference's full
+    forward pass, its own decoding too. In a lower precision sampled tokens prove nothing: one rounding may change them.
     """
     if not isinstance(config.model, GPTConfig):
         return
@@ -57,18 +57,28 @@ def compare_generation(ledger: Ledger, init: str, port: JaxSide, reference: Refe
         ledger.enter(Key("generation", f"torch's own {name}", init), step, full, ours[name], true)
     for name in ("forward", "prefill", "decoding"):
         ledger.enter(Key("generation", f"logits, {name}", init), step, full, theirs[name], true)
-    if config.train.dtype != "float64":
-        return
+    logits_BV, zeros_B = full[:, -1], np.zeros(SEQUENCES, np.float32)
+    likeliest = torch_sampling.sample(torch.from_numpy(logits_BV), torch.from_numpy(zeros_B), 0.0, None, 1.0).numpy()
+    found = np.asarray(jax_sampling.sample(jnp.asarray(logits_BV), jnp.asarray(zeros_B), 0.0, None, 1.0))
+    ledger.enter(Key("generation", "likeliest tokens", init), step, likeliest, found, tolerance=SAME)
+    if config.train.dtype == "float64":
+        compare_tokens(ledger, Key("generation", "sampled tokens", init), step, port, params, model, config, tokens_BT)
+
+
+def compare_tokens(
+    ledger: Ledger, key: Key, step: int, port: JaxSide, params: Any, model: Any, config: Config, tokens_BT: np.ndarray
+) -> None:
+    """Tokens that both frameworks' functions sample, prompts of two lengths, until each has met a certain token."""
     prompts = [tokens_BT[0, :PROMPT], tokens_BT[1, : PROMPT + 2]]
+    asked: dict[str, Any] = {"max_tokens": NEW_TOKENS, "seed": config.train.seed, **SAMPLING}
+    chosen_TB = np.stack(list(torch_generate.generate(model, config, prompts, **asked)))
+    asked["stop_token"] = next(iter(sorted(set(chosen_TB[:, 0]) & set(chosen_TB[:, 1]) - {NO_TOKEN})), None)
+    chosen_TB = np.stack(list(torch_generate.generate(model, config, prompts, **asked)))
     decoding._compiled.cache_clear()  # the port may have been changed since
-    for name, how in SAMPLING.items():
-        asked: dict[str, Any] = {"max_tokens": NEW_TOKENS, "seed": seed, **how}
-        chosen = np.stack(list(torch_generate.generate(model, config, prompts, **asked)))
-        plain = jax_generate.generate(port.model, params, config, prompts, **asked)
-        chunks = decoding.generate_in_chunks(port.model, params, config, prompts, **asked)
-        for form, found in (("generate", plain), ("generate_in_chunks", chunks)):
-            key = Key("generation", f"{name}, {form}", init)
-            ledger.enter(key, step, chosen, np.stack(list(found)).astype(chosen.dtype), tolerance=SAME)
+    for generate in (jax_generate.generate, decoding.generate_in_chunks):
+        found_TB = np.stack(list(generate(port.model, params, config, prompts, **asked)))
+        by = key._replace(tensor=f"{key.tensor}, {generate.__name__}")
+        ledger.enter(by, step, chosen_TB, found_TB.astype(chosen_TB.dtype), tolerance=SAME)
 
 
 def torch_model(config: Config, weights: Named) -> Any:

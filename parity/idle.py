@@ -50,7 +50,10 @@ def find_idle(
     if sum(x.size for x in reference.weights.values()) > MOST_ELEMENTS:
         return []
     idle = [*unbranched(config, reference), *(Idle(number, "it is zero") for number in zeros(config))]
+    known = {found.number for found in idle}
     for nudge in [*nudged_fields(config), *nudged_constants(config)]:
+        if nudge.number in known:
+            continue
         with nudge.changed():
             ledger = Ledger(config.train.dtype)
             if not any(moved(ledger, TorchSide(nudge.config, device), data, init, reference)):

@@ -38,7 +38,6 @@ CONFIGURATIONS = (
 )
 
 # File, function, and what would run it; the first that matches.
-# An empty text: it starts a program, shows or stores, as the files of PROGRAM do.
 ELSEWHERE = (
     ("models/splash.py", "*", "a TPU"),
     ("models/cudnn.py", "*", "an NVIDIA GPU"),
@@ -51,11 +50,25 @@ ELSEWHERE = (
     ("parallel.py", "_place_examples", "several processes"),
 )
 
+# Functions beside the arithmetic in its files: they start programs, read files, or choose for the trainer.
+BESIDE = (
+    ("checkpoint.py", ("load_params", "read_weights", "read_weights.read", "attempt", "open_manager")),
+    ("checksum.py", ("numpy_checksum",)),
+    ("generate.py", ("sample_text", "generate_text", "tokens_from_run", "open_run", "main")),
+    ("head_loss.py", ("large_logits",)),
+    ("parallel.py", ("set_precision", "choose_mode")),
+)
+
 
 def files() -> list[Path]:
     """The files of jax_impl that hold arithmetic."""
     relative = (path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py")))
     return [ROOT / path for path in relative if not any(fnmatch(path.as_posix(), glob) for glob in PROGRAM)]
+
+
+def is_beside(missing: NotRun) -> bool:
+    """Whether the function is no part of the arithmetic."""
+    return any(missing.file == file and missing.function in functions for file, functions in BESIDE)
 
 
 def needs(missing: NotRun) -> str:

@@ -36,10 +36,9 @@ def test_both_frameworks_decode_what_they_compute_at_once():
         "logits, forward",
         "logits, prefill",
         "logits, decoding",
-        "tokens, greedy, generate",
-        "tokens, greedy, generate_in_chunks",
-        "tokens, sampled, generate",
-        "tokens, sampled, generate_in_chunks",
+        "likeliest tokens",
+        "sampled tokens, generate",
+        "sampled tokens, generate_in_chunks",
     }
 
 
@@ -76,7 +75,7 @@ def sampled_elsewhere(logits, uniform, *how):
 FAULTS = {
     "a cache written one place late": (lambda: swapped(cached_attention, one_too_many), "logits, prefill"),
     "rotary positions from zero": (lambda: mock.patch.object(gpt.GPT, "rotary", always_from_zero), "logits, prefill"),
-    "another use of the random number": (lambda: swapped(sample, sampled_elsewhere), "tokens, sampled, generate"),
+    "another use of the random number": (lambda: swapped(sample, sampled_elsewhere), "sampled tokens, generate"),
     "the chunk's last token lost": (
         lambda: mock.patch.object(decoding, "PREFILL", 32),
         None,  # other chunks, the same tokens
