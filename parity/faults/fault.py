@@ -1,5 +1,6 @@
 """What a fault is, and how it is put in place."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -7,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from twinstep.config import Config
-
 
 @dataclass(frozen=True)
 class Fault:
     """One mistake. `about` says what is wrong and, in brackets, where it was met in public, if it was.
 
     stage: where it arises, and so where the check must name it; None for what changes no number, and then
-    `equivalent` says why. devices: over how many the step runs. change: another configuration than the model's usual
-    one, where the usual one would not show the fault.
+    `equivalent` says why. flags: what one adds to `python -m parity check MODEL` to see it, where the model's usual
+    configuration would not show it: flags of the trainers, and the check's own --devices.
     """
 
     name: str
@@ -25,8 +24,22 @@ class Fault:
     about: str
     inject: Callable[[], AbstractContextManager[Any]]
     equivalent: str = ""
-    devices: int = 1
-    change: Callable[[Config], Config] = lambda config: config
+    flags: str = ""
+
+    @property
+    def devices(self) -> int:
+        """Over how many the step runs."""
+        words = shlex.split(self.flags)
+        return int(words[words.index("--devices") + 1]) if "--devices" in words else 1
+
+    @property
+    def trainer_flags(self) -> list[str]:
+        """The flags but for --devices and its number."""
+        words = shlex.split(self.flags)
+        if "--devices" in words:
+            at = words.index("--devices")
+            del words[at : at + 2]
+        return words
 
 
 @contextmanager

@@ -48,10 +48,6 @@ def other_iterations(config: Config, *args: Any) -> optax.GradientTransformation
     return make_transform(replace(config, optimizer=replace(config.optimizer, newton_schulz_steps=4)), *args)
 
 
-def constant_momentum(config: Config) -> Config:
-    return replace(config, optimizer=replace(config.optimizer, momentum_start=0.9, momentum_end=0.9))
-
-
 def from_optax(config: Config, group: Any, *args: Any) -> optax.GradientTransformation:
     """optax.contrib's momentum and orthogonalization under our own scale, decay and rate, and in our own state."""
     if group.algorithm != "muon":
@@ -92,7 +88,7 @@ FAULTS = (
         "update",
         "bias-corrected momentum: hidden at the first step, where a scale of the momentum changes nothing but the eps",
         swap(make_transform, from_optax),
-        change=constant_momentum,
+        flags="--momentum-start 0.9 --momentum-end 0.9",
     ),
     Fault(
         "no Nesterov",

@@ -1,10 +1,12 @@
 """Inject every fault into the check that users run, and see where each is caught."""
 
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from parity.reference import Reference, make_reference
 from parity.report.faults import is_right, print_fault_matrix, write_fault_report
 from parity.request import Request
 from parity.result import Result, ratio_to_budget
+from twinstep.cli import parse_flags
 from twinstep.config import Config
 from twinstep.data import Data
 from twinstep.errors import UserError
 from twinstep.terminal import table_console
 
 STEPS = 5  # the least that shows warm-up, warm-down, a resume and the native start's third step
+CHECK = "python -m parity check"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Outcome:
             "step": None if first is None else first.step,
             "init": None if first is None else first.init,
             "note": "" if first is None else first.note,
-            "devices": self.fault.devices,
+            "flags": self.fault.flags,
+            "command": command_of(self.fault),
             "ratios": ratios,
         }
 
@@ -96,9 +101,16 @@ class References:
         return self.kept[init]
 
 
+@cache
 def config_of(fault: Fault) -> Config:
-    """The configuration in which a fault is injected."""
-    return fault.change(subject(fault.model, "float64", STEPS, 0))
+    """The configuration in which a fault is injected: that of `command_of`."""
+    usual = subject(fault.model, "float64", STEPS, 0)
+    return parse_flags(CHECK, usual, fault.trainer_flags) if fault.trainer_flags else usual
+
+
+def command_of(fault: Fault) -> str:
+    """The command that would show the fault in a port that has it."""
+    return shlex.join([*CHECK.split(), fault.model, "--steps", str(STEPS), *shlex.split(fault.flags)])
 
 
 def choose(model: str | None, only: str | None) -> list[Fault]:
