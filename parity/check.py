@@ -143,8 +143,9 @@ def compare_stages(
             note_unknown_state(ledger, init, step, port.layout.unknown.values())
         note_idle_decay(ledger, init, at.before, at.optimized, labels, reference.schedule)
         compare_buffers(ledger, init, step, at.stepped, stepped, at.true_stepped)
-        compare_logged(ledger, init, at.before, at.stepped, stepped, labels)
-        compare_real_step(ledger, init, port.optimize(at.before, stepped.gradients).after, stepped)
+        parts = port.optimize(at.before, stepped.gradients).after
+        compare_logged(ledger, init, at.before, at.stepped, stepped, parts, labels)
+        compare_real_step(ledger, init, parts, stepped)
 
     evaluation = port.evaluate(reference.end, data, config.train.eval_batches)
     compare_evaluation(ledger, init, config.train.steps, reference.evaluation, evaluation, reference.true_evaluation)

@@ -64,8 +64,8 @@ class JaxSide:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.opt_state)]
         moments = {place.name: place.of(leaves) for place in self.layout.moments}
         for name, numbers in self.counters().items():
-            counts = [leaves[number] for number in numbers]
-            moments[name] = counts[0] if len(set(map(int, counts))) == 1 else np.stack(counts)
+            counts = [np.int32(leaves[number]) for number in numbers]  # one may count in floating point
+            moments[name] = np.stack(counts) if len(set(counts)) > 1 else np.asarray(counts[0])
         moments |= {path: leaves[number] for number, path in self.layout.unknown.items()}
         return TrainingState(weights, moments, int(state.step), np.asarray(state.key))
 

@@ -16,22 +16,32 @@ SAME = Tolerance("relative", 1e-5, "the same operations on the same numbers, com
 
 
 def compare_logged(
-    ledger: Ledger, init: str, before: TrainingState, reference: Stepped, port: Stepped, labels: dict[str, str]
+    ledger: Ledger,
+    init: str,
+    before: TrainingState,
+    reference: Stepped,
+    port: Stepped,
+    parts: TrainingState,
+    labels: dict[str, str],
 ) -> None:
-    """The norms that each side logs, as multiples of those of its own arrays: gradients, parameters, what was added."""
-    ours, theirs = (shares(before, side, labels) for side in (reference, port))
+    """The norms that each side logs, as multiples of those of its own arrays: gradients, parameters, what is added.
+
+    parts: as in `compare_real_step`; the port's updates are those that lead to it.
+    """
+    ours = shares(before, reference, reference.after, labels)
+    theirs = shares(before, port, parts, labels)
     for name in ledger.names("update", init, before.step, ours, theirs, "logged"):
         stage = "clip" if name.startswith("leaf_norm") else "update"
         tolerance = TOLERANCES["float64"][stage] if ledger.dtype == "float64" else LOGGED
         ledger.enter(Key(stage, name, init, "logged"), before.step, ours[name], theirs[name], tolerance=tolerance)
 
 
-def shares(before: TrainingState, stepped: Stepped, labels: dict[str, str]) -> Named:
+def shares(before: TrainingState, stepped: Stepped, after: TrainingState, labels: dict[str, str]) -> Named:
     """Every logged norm over the norm of the arrays that it is said to be of; 1 where both are zero."""
     own = {f"leaf_norm/{name}": norm([g]) for name, g in stepped.gradients.items() if g is not None}
     for label in set(labels.values()):
         of = [name for name in labels if labels[name] == label]
-        start, end = ([np.asarray(side.weights[name], np.float64) for name in of] for side in (before, stepped.after))
+        start, end = ([np.asarray(side.weights[name], np.float64) for name in of] for side in (before, after))
         own[f"param_norm/{label}"] = norm(start)
         own[f"update_norm/{label}"] = norm([b - a for a, b in zip(start, end, strict=True)])
     return {

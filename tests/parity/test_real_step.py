@@ -31,7 +31,7 @@ def a_step(**changed) -> Stepped:
 
 def logged(port: Stepped) -> str | None:
     ledger = Ledger("float64")
-    compare_logged(ledger, "nonzero", BEFORE, a_step(), port, LABELS)
+    compare_logged(ledger, "nonzero", BEFORE, a_step(), port, a_step().after, LABELS)
     first = ledger.judge()[2]
     return None if first is None else f"{first.stage} {first.tensor}"
 
