@@ -158,6 +158,7 @@ FAULTS = (
         "schedule",
         "the warm-down is half a cosine",
         swap(lr_multiplier, cosine),
+        flags="--warmdown-fraction 0.6",
     ),
     Fault(
         "decay over the warm-down",
