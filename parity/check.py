@@ -22,6 +22,7 @@ from parity.ledger import GIVEN, Key, Ledger
 from parity.own_weights import tokenizer_of, trained_weights
 from parity.platforms import torch_device, with_orthogonalization
 from parity.precision import with_hint
+from parity.real_step import compare_logged, compare_real_step
 from parity.reference import Reference, make_reference
 from parity.request import Request
 from parity.result import Curve, Result
@@ -36,6 +37,7 @@ from parity.stages import (
     compare_step,
     compare_weights,
     note_idle_decay,
+    note_unknown_state,
 )
 from parity.trajectory import compare_runs, run_port
 from twinstep.config import Config, check_shards, to_dict
@@ -147,7 +149,7 @@ def compare_stages(
         return None
     compare_schedule(ledger, init, reference.schedule, port.schedule())
 
-    anchored = {}
+    anchored, labels = {}, reference.labels
     for step, at in reference.watched.items():
         if step > 0:
             compare_weights(ledger, init, step, *carried(at.before.weights, port.carried(at.before)))
@@ -155,19 +157,25 @@ def compare_stages(
         stepped, captured = port.train_step(at.before, batch), port.capture(at.before, batch)
         compare_activations(ledger, init, step, at.captured, captured, at.true_captured, at.serial.captured)
         compare_step(ledger, init, step, at.stepped, stepped, at.true_stepped, at.serial)
-        optimized = port.optimize(at.before, at.stepped.gradients)
-        compare_optimizers(
-            ledger, init, at.before, at.stepped.gradients, at.optimized, optimized, at.true_optimized, reference.labels
-        )
-        note_idle_decay(ledger, init, at.before, at.optimized, reference.labels, reference.schedule)
+        if step == 0 or not port.layout.unknown:
+            optimized = port.optimize(at.before, at.stepped.gradients)
+            compare_optimizers(
+                ledger, init, at.before, at.stepped.gradients, at.optimized, optimized, at.true_optimized, labels
+            )
+            anchored[step] = (at, stepped)
+        else:
+            note_unknown_state(ledger, init, step, port.layout.unknown.values())
+        note_idle_decay(ledger, init, at.before, at.optimized, labels, reference.schedule)
         compare_buffers(ledger, init, step, at.stepped, stepped, at.true_stepped)
-        anchored[step] = (at, stepped)
+        parts = port.optimize(at.before, stepped.gradients).after
+        compare_logged(ledger, init, at.before, at.stepped, stepped, parts, labels)
+        compare_real_step(ledger, init, parts, stepped)
 
     evaluation = port.evaluate(reference.end, data, config.train.eval_batches)
     compare_evaluation(ledger, init, config.train.steps, reference.evaluation, evaluation, reference.true_evaluation)
     if not reference.moved_runs:
         return None
-    run = run_port(port, start, data, config.train.steps, list(reference.watched))
+    run = run_port(ledger, init, port, start, data, config.train.steps, list(reference.watched))
     return compare_runs(ledger, init, reference, run, anchored)
 
 
