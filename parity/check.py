@@ -5,16 +5,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from parity.broken import PortError, of_port
 from parity.child import check_in_child
 from parity.environment import environment
 from parity.jax_side import JaxSide
 from parity.ledger import GIVEN, Key, Ledger
 from parity.own_weights import tokenizer_of, trained_weights
+from parity.places import name_stages, name_tensor
 from parity.platforms import torch_device, with_orthogonalization
 from parity.precision import with_hint
 from parity.reference import Reference, make_reference
@@ -66,7 +69,7 @@ def check_here(
     """
     started = time.monotonic()
     dtype = request.config.train.dtype
-    ledger, curves = Ledger(dtype), []
+    ledger, curves = Ledger(dtype), list[Curve]()
     port: JaxSide | None = None
     inits, tokenizer = request.inits, None
     reference_of = reference_of or partial(make_reference, platform=request.platform)
@@ -82,12 +85,12 @@ def check_here(
             data = load_data(config, tokenizer)
             config = fill_in(config, data)
             references = {init: reference_of(config, data, init, number == 0) for init in inits}
+            make_port = partial(JaxSide, with_orthogonalization(request.platform, config), request.devices)
             with around():
-                port = port or JaxSide(with_orthogonalization(request.platform, config), request.devices)
                 for init, reference in references.items():
-                    curve = compare_stages(ledger, port, reference, data, init, config)
-                    if curve is not None:
-                        curves.append(curve)
+                    port = port or built(ledger, make_port, init)
+                    if port is not None:
+                        compare_stages(ledger, curves, port, reference, data, init, config)
         stages, tensors, first = ledger.judge()
         devices = jax.devices()[: request.devices]
         return Result(
@@ -97,54 +100,100 @@ def check_here(
             seed=request.config.train.seed,
             seeds=request.seeds,
             devices=request.devices,
-            stages=stages,
+            stages=name_stages(stages),
             tensors=tensors,
             curves=curves,
-            first_divergence=with_hint(first, request.config.train, request.platform),
+            first_divergence=name_tensor(with_hint(first, request.config.train, request.platform), request.config),
             config=to_dict(config),
             environment=environment(request.platform, devices, torch_device(request.platform)),
             seconds=time.monotonic() - started,
         )
 
 
-def compare_stages(
-    ledger: Ledger, port: JaxSide, reference: Reference, data: Data, init: str, config: Config
-) -> Curve | None:
-    """Every stage of one run from one initialization; the curve of its trajectory, where that is compared."""
-    for step, batch in enumerate(port.batches(data, 0, config.train.steps)):
-        compare_data(ledger, init, step, reference.batches[step], batch)
+def built(ledger: Ledger, make_port: Callable[[], JaxSide], init: str) -> JaxSide | None:
+    """The port, or None where it cannot be built. Raises UserError for a configuration that JAX cannot run."""
+    ledger.now("weights", "model")
+    try:
+        with of_port():
+            return make_port()
+    except PortError as error:
+        ledger.refuse_here(init, str(error))
+        return None
 
+
+def compare_stages(
+    ledger: Ledger, curves: list[Curve], port: JaxSide, reference: Reference, data: Data, init: str, config: Config
+) -> None:
+    """Every stage of one run from one initialization, with the curve of its trajectory where that is compared.
+
+    What the port raises, or returns that cannot be compared, is entered where it happens and ends the comparison. All
+    that the reference does is done before, so no mistake of its own can end here.
+    """
+    try:
+        with of_port():
+            compare_in_order(ledger, curves, port, reference, data, init, config)
+    except (PortError, UserError) as error:  # bad input would have stopped the reference, or the port when it was built
+        ledger.refuse_here(init, str(error))
+
+
+def compare_in_order(
+    ledger: Ledger, curves: list[Curve], port: JaxSide, reference: Reference, data: Data, init: str, config: Config
+) -> None:
+    """`compare_stages`, as long as nothing breaks."""
+    steps, taken = config.train.steps, 0
+    ledger.now("data", "batches")
+    for step, batch in enumerate(islice(port.batches(data, 0, steps), steps + 1)):  # one too many is enough to know
+        taken = step + 1
+        if step < steps:
+            compare_data(ledger, init, step, reference.batches[step], batch)
+        ledger.now("data", "batches", taken)
+    refuse_another_number(ledger, init, steps, taken)
+
+    ledger.now("weights", "initial state")
     start = port.initial_state(reference.weights)
     compare_weights(ledger, init, 0, reference.start.weights, start.weights)
-    try:
-        compare_weights(ledger, init, 0, *carried(reference.start.weights, port.carried(reference.start)))
-    except UserError as error:  # the bridge refuses: there is nothing to go on with
-        ledger.refuse(Key("weights", "bridge", init), 0, str(error))
-        return None
+    ledger.now("weights", "bridge")
+    compare_weights(ledger, init, 0, *carried(reference.start.weights, port.carried(reference.start)))
+    ledger.now("schedule", "curves")
     compare_schedule(ledger, init, reference.schedule, port.schedule())
 
     anchored = {}
     for step, at in reference.watched.items():
         if step > 0:
+            ledger.now("weights", "bridge", step)
             compare_weights(ledger, init, step, *carried(at.before.weights, port.carried(at.before)))
-        stepped = port.train_step(at.before, at.batch)
+        ledger.now("activations", "forward and backward pass", step)
         captured = port.capture(at.before, at.batch)
         compare_activations(ledger, init, step, at.captured, captured, at.true_captured, at.serial.captured)
+        ledger.now("loss", "training step", step)
+        stepped = port.train_step(at.before, at.batch)
         compare_step(ledger, init, step, at.stepped, stepped, at.true_stepped, at.serial)
+        ledger.now("clip", "optimizers", step)
         optimized = port.optimize(at.before, at.stepped.gradients)
         compare_optimizers(
             ledger, init, at.before, at.stepped.gradients, at.optimized, optimized, at.true_optimized, reference.labels
         )
         note_idle_decay(ledger, init, at.before, at.optimized, reference.labels, reference.schedule)
+        ledger.now("parameters", "buffers", step)
         compare_buffers(ledger, init, step, at.stepped, stepped, at.true_stepped)
         anchored[step] = (at, stepped)
 
+    if reference.moved_runs:
+        ledger.now("trajectory", "run")
+        run = run_port(port, start, data, steps, list(reference.watched))
+        refuse_another_number(ledger, init, steps, len(run.losses), "trajectory")
+        if len(run.losses) == steps:
+            curves.append(compare_runs(ledger, init, reference, run, anchored))
+    ledger.now("evaluation", "evaluation", steps)
     evaluation = port.evaluate(reference.end, data, config.train.eval_batches)
-    compare_evaluation(ledger, init, config.train.steps, reference.evaluation, evaluation, reference.true_evaluation)
-    if not reference.moved_runs:
-        return None
-    run = run_port(port, start, data, config.train.steps, list(reference.watched))
-    return compare_runs(ledger, init, reference, run, anchored)
+    compare_evaluation(ledger, init, steps, reference.evaluation, evaluation, reference.true_evaluation)
+
+
+def refuse_another_number(ledger: Ledger, init: str, ours: int, theirs: int, stage: str = "data") -> None:
+    """Enter batches that are too few or too many, and are therefore beside none of the reference's."""
+    if theirs != ours:
+        many = f"{theirs} or more" if theirs > ours else f"{theirs}"
+        ledger.refuse(Key(stage, "batches", init), min(ours, theirs), f"{many} batches in JAX, {ours} in torch")
 
 
 def carried(reference: Named, port: Named) -> tuple[Named, Named]:

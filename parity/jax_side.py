@@ -108,7 +108,8 @@ class JaxSide:
             if not name.startswith(OBSERVED):
                 found.setdefault(name, []).append(np.asarray(leaf))
         moments = {
-            name: same[0] if all((x == same[0]).all() for x in same) else np.stack(same) for name, same in found.items()
+            name: same[0] if all(np.array_equal(x, same[0], equal_nan=True) for x in same) else np.stack(same)
+            for name, same in found.items()
         }
         return TrainingState(weights, moments, int(state.step))
 
