@@ -21,6 +21,13 @@ def all_code() -> set[str]:
     found += [code_of("weights", "bridge"), code_of("schedule", "matrix momentum"), code_of("evaluation", "val_loss")]
     found += [code_of("schedule", "logged learning_rate"), code_of("schedule", "head weight_decay")]
     found += [code_of("parameters", "norm.running_var"), code_of("loss", "training step")]
+    generated = (
+        "sampled tokens, generate",
+        "sampled tokens, generate_in_chunks",
+        "likeliest tokens",
+        "logits, forward",
+    )
+    found += [code_of("generation", name) for name in generated]
     return {part for code in found for side in code.values() for part in side.split(", ")}
 
 
