@@ -46,6 +46,7 @@ th, td { padding: 0.3rem 0.45rem; text-align: left; vertical-align: top; border-
 th, td { white-space: nowrap; }
 tbody th, td.words, .facts td { white-space: normal; overflow-wrap: anywhere; min-width: 8.5rem; }
 tbody th { font-weight: 600; min-width: 8.5rem; background: var(--page); }
+tbody th.key { white-space: nowrap; min-width: 0; }
 .number { text-align: right; }
 caption span { position: sticky; left: 0.6rem; display: inline-block; white-space: normal; }
 caption span { min-width: min(24rem, 72vw); max-width: 80vw; }
@@ -84,7 +85,7 @@ svg .cross { fill: var(--bad); font-size: 18px; text-anchor: middle; }
   table:not(.facts) :is(tbody th, td, td.words) { text-align: left; white-space: normal; position: static; }
   td[data-label]::before { content: attr(data-label) ": "; color: var(--soft); }
   .heat td[data-label] { display: inline-block; padding: 0.1rem 0.4rem; margin: 0.1rem 0.2rem 0.1rem 0; }
-  .heat td.heat5::before { color: var(--on-over); }
+  .heat td[data-label]::before { color: inherit; }
 }
 @media print { .scroll { overflow: visible; } .scroll tbody th { position: static; } }
 """

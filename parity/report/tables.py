@@ -44,7 +44,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -
     lines = [
         element(
             "tr",
-            element("th", row[0], scope="row"),
+            element("th", row[0], scope="row", class_="key" if head[0] in NAMES else None),
             *(
                 element("td", value, class_=c, data_label=name)
                 for value, c, name in zip(row[1:], classes[1:], head[1:], strict=True)
