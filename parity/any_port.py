@@ -21,6 +21,7 @@ from parity.ledger import GIVEN, Key, Ledger
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
 from parity.result import Result
+from parity.scan_names import by_layer
 from parity.stages import backwards
 from parity.weights import Rule, Target, map_names, transpose
 from twinstep.errors import UserError
@@ -177,20 +178,19 @@ def jitted_pass(pair: Pair) -> Callable[[Any], JaxPass]:
     return of_port()(lambda params: jitted(params, *pair.jax_inputs))
 
 
+def tags_of(rules: Sequence[Rule], name: str) -> list[Target]:
+    """The tags that the rules give to one of torch's modules, the first that matches first."""
+    plain, *number = name.partition(" #")  # " #2": the layer's second call
+    matches = [(rule, match) for rule in rules if rule.jax and (match := re.fullmatch(rule.torch, plain))]
+    own = [Target(OUTPUT, ())] if name == OUTPUT else []
+    return [Target(match.expand(rule.jax) + "".join(number), rule.axes) for rule, match in matches if rule.jax] + own
+
+
 def layer_tags(rules: Sequence[Rule], ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Target]:
     """torch's module -> tag, for the modules whose tag is there. Raises UserError if only the whole model's is."""
-    tags: dict[str, Target] = {}
-    for name in ours:
-        plain, *number = name.partition(" #")  # " #2": the layer's second call
-        for rule in rules:
-            match = re.fullmatch(rule.torch, plain)
-            if match and rule.jax is not None and (tag := match.expand(rule.jax) + "".join(number)) in theirs:
-                tags[name] = Target(tag, rule.axes)
-                break
-        else:
-            if name == OUTPUT:
-                tags[name] = Target(OUTPUT, ())
-    if set(tags) == {OUTPUT} and len(list(ours)) > 1:
+    found = {name: [target for target in tags_of(rules, name) if target.jax in theirs] for name in ours}
+    tags = {name: targets[0] for name, targets in found.items() if targets}
+    if set(tags) == {OUTPUT} and len(found) > 1:
         raise UserError(
             f"no layer of torch ({', '.join(list(ours)[:3])}, ...) has its tag in JAX "
             f"({', '.join(list(theirs)[:3])}, ...); say in layers= which is which"
@@ -201,6 +201,8 @@ def layer_tags(rules: Sequence[Rule], ours: Iterable[str], theirs: Iterable[str]
 def compare_passes(ledger: Ledger, pair: Pair, found: JaxPass) -> list[str]:
     """Activations, loss and gradients; returns notes on the layers that have no counterpart."""
     loss, ours, gradients = torch_pass(pair)
+    wanted = {target.jax for name in ours.activations for target in tags_of(pair.layers, name)}
+    found = found._replace(activations=by_layer(wanted, found.activations), gradients=by_layer(wanted, found.gradients))
     tags = layer_tags(pair.layers, ours.activations, found.activations)
     for name, (tag, axes) in tags.items():
         activation = transpose(name, ours.activations[name], axes)

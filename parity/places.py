@@ -71,6 +71,11 @@ PLACES = (
     Place("trajectory", "", "step.py train_step", "step.py train_step, checkpoint.py restore"),
     Place("evaluation", "val_.*", "evaluate.py metrics"),
     Place("evaluation", "", "step.py eval_step"),
+    Place("generation", "sampled tokens, generate_in_chunks", "generate.py generate", "decoding.py generate_in_chunks"),
+    Place("generation", "sampled tokens.*", "generate.py generate"),
+    Place("generation", "likeliest tokens", "sampling.py sample"),
+    Place("generation", "logits, forward", "models/gpt.py GPT.forward"),
+    Place("generation", "", "models/gpt.py GPT.decode, models/cache.py cached_attention"),
 )
 
 

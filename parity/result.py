@@ -6,6 +6,9 @@
     verdict           "agrees", "diverges", or "unchecked" where nothing at all could be compared
     sentence          the verdict in one sentence, for people
     notes             list of sentences to read with it (unchecked gradients first, then what was left out)
+    not_run           list of {file, function, lines, whole}: functions of the port that the check imported but did not
+                      run, wholly or in these lines
+    idle              list of {number, why}: numbers whose change the check would not see
     first_divergence  null, or {stage, tensor, step, init, relative_l2, budget, note, hint, diagnosis, guess,
                       group, code}; hint: a likely cause, or ""; guess: how the port's numbers are wrong, where that is
                       certain, or ""
@@ -47,9 +50,28 @@ STAGES = (
     "parameters",
     "trajectory",
     "evaluation",
+    "generation",
 )
 
 Status = Literal["agrees", "diverges", "unchecked"]
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A function of which some lines did not run, or none."""
+
+    file: str  # relative to the package's folder
+    function: str  # "Class.method", "outer.inner"
+    lines: list[int]  # statements that did not run
+    whole: bool  # none ran
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A number, and why a check would not see it change."""
+
+    number: str  # a flag, or the name of a constant of torch_ref
+    why: str
 
 
 @dataclass(frozen=True)
@@ -156,6 +178,8 @@ class Result:
     curves: list[Curve]
     first_divergence: Divergence | None
     notes: list[str] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+    idle: list[Idle] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     command: str = ""
@@ -213,7 +237,9 @@ class Result:
         return Result(
             **values
             | {"tensors": [TensorResult(**_diagnosed(_restore(t))) for t in values["tensors"]]}
-            | {"curves": [Curve(**_restore(c)) for c in values["curves"]]},
+            | {"curves": [Curve(**_restore(c)) for c in values["curves"]]}
+            | {"not_run": [NotRun(**x) for x in values["not_run"]]}
+            | {"idle": [Idle(**x) for x in values["idle"]]},
             stages=stages,
             first_divergence=None if first is None else Divergence(**_diagnosed(_restore(first))),
         )

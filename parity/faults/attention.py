@@ -6,7 +6,6 @@ channels.
 
 import itertools
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ import jax.numpy as jnp
 from jax_impl.models import gpt
 from jax_impl.models.blockwise import blockwise_attention
 from parity.faults.fault import Fault, swap
-from twinstep.config import Config, GPTConfig
 
 rms_norm, apply_rotary, rotary_table = gpt.rms_norm, gpt.apply_rotary, gpt.rotary_table
 
@@ -82,11 +80,6 @@ def norm_before_rotary() -> Any:
     return stack
 
 
-def exact_table(config: Config) -> Config:
-    assert isinstance(config.model, GPTConfig)
-    return replace(config, model=replace(config.model, rotary_dtype="float64"))
-
-
 FAULTS = (
     Fault(
         "rotary interleaved",
@@ -123,7 +116,7 @@ FAULTS = (
         "queries and keys are normalized before they are rotated",
         norm_before_rotary,
         "a rotation keeps the norm, so the two commute; a table rounded to float32 rotates only nearly, 8e-9 apart",
-        change=exact_table,
+        flags="--rotary-dtype float64",
     ),
     Fault("mask off by one", "gpt", "activations", "each position sees the next one too", attending(ahead=1)),
     Fault(

@@ -8,7 +8,6 @@ import numpy as np
 
 from jax_impl import input
 from parity.faults.fault import Fault, swap
-from twinstep.config import Config
 
 Batch = dict[str, np.ndarray]
 
@@ -54,10 +53,6 @@ def last_batch_dropped() -> Any:
     return swap(eval_batches, faulty)
 
 
-def evaluating_all(config: Config) -> Config:
-    return replace(config, train=replace(config.train, eval_batches=0))
-
-
 FAULTS = (
     Fault(
         "targets shifted twice",
@@ -81,6 +76,6 @@ FAULTS = (
         "evaluation",
         "the incomplete last batch of the validation set is left out",
         last_batch_dropped(),
-        change=evaluating_all,
+        flags="--eval-batches 0",
     ),
 )

@@ -62,7 +62,7 @@ FAULTS = (
         "gradients",
         "psum where pmean belongs: the gradient times the number of devices (jax issue 3970)",
         each_device(added),
-        devices=2,
+        flags="--devices 2",
     ),
     Fault(
         "clip before the mean over devices",
@@ -70,7 +70,7 @@ FAULTS = (
         "gradients",
         "each device clips its own gradient (nanochat 061f83c)",
         each_device(clipped_first),
-        devices=2,
+        flags="--devices 2",
     ),
     Fault(
         "mean of the devices' means",
@@ -78,7 +78,7 @@ FAULTS = (
         "loss",
         "unequal masks on the devices, equal weights",
         each_device(averaged_alone),
-        devices=2,
+        flags="--devices 2",
     ),
     Fault(
         "gradients not all-reduced",
@@ -86,7 +86,7 @@ FAULTS = (
         "gradients",
         "each device would train on its own examples; here all use the first device's gradient",
         each_device(first_alone),
-        devices=2,
+        flags="--devices 2",
     ),
     Fault(
         "same examples on every device",
@@ -94,7 +94,7 @@ FAULTS = (
         "loss",
         "the shard's number is ignored",
         swap(split_examples, same_examples),
-        devices=2,
+        flags="--devices 2",
     ),
     Fault(
         "BatchNorm per device",
@@ -102,6 +102,6 @@ FAULTS = (
         "loss",
         "statistics of each device's shard of the batch",
         swap(make_model, lambda config, axis_name=None, *args: make_model(config, None, *args)),
-        devices=2,
+        flags="--devices 2",
     ),
 )

@@ -1,5 +1,6 @@
 """What a fault is, and how it is put in place."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from twinstep.config import Config
+from parity.check_configs import split_devices
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class Fault:
     """One mistake. `about` says what is wrong and, in brackets, where it was met in public, if it was.
 
     stage: where it arises, and so where the check must name it; None for what changes no number, and then
-    `equivalent` says why. devices: over how many the step runs. change: another configuration than the model's usual
-    one, where the usual one would not show the fault.
+    `equivalent` says why. flags: what one adds to `python -m parity check MODEL` to see it, where the model's usual
+    configuration would not show it: flags of the trainers, and the check's own --devices.
     """
 
     name: str
@@ -25,8 +26,17 @@ class Fault:
     about: str
     inject: Callable[[], AbstractContextManager[Any]]
     equivalent: str = ""
-    devices: int = 1
-    change: Callable[[Config], Config] = lambda config: config
+    flags: str = ""
+
+    @property
+    def devices(self) -> int:
+        """Over how many the step runs."""
+        return split_devices(shlex.split(self.flags))[1]
+
+    @property
+    def trainer_flags(self) -> list[str]:
+        """The flags but for --devices and its number."""
+        return split_devices(shlex.split(self.flags))[0]
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Faults of the loss and of the gradients made from it."""
 
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -12,7 +11,6 @@ from jax_impl import head_loss, losses, step
 from jax_impl.losses import IGNORE, Sums
 from jax_impl.models.layers import Embedding, Linear
 from parity.faults.fault import Fault, method, swap
-from twinstep.config import Config, LinearConfig, TabularConfig
 
 loss_sums, summed_loss, micro_step = losses.loss_sums, step.summed_loss, step.micro_step
 
@@ -73,10 +71,6 @@ def one_bias_gradient(self: Any, x: jax.Array) -> jax.Array:
     return y
 
 
-def with_sigmoid(config: Config) -> Config:
-    return replace(config, model=LinearConfig(head="sigmoid"), data=TabularConfig(dataset="breast_cancer"))
-
-
 cross_entropy = head_loss.one_pass_cross_entropy
 
 FAULTS = (
@@ -122,7 +116,7 @@ FAULTS = (
         "loss",
         "(B, 1) logits against (B,) targets broadcast to (B, B)",
         swap(losses.sigmoid_binary_cross_entropy, not_squeezed),
-        change=with_sigmoid,
+        flags="--head sigmoid --dataset breast_cancer",
     ),
     Fault(
         "naive softmax",

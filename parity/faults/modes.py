@@ -1,6 +1,5 @@
 """Faults of train mode, eval mode and what is measured in it: BatchNorm, Dropout, metrics."""
 
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,9 +10,7 @@ from jax_impl import evaluate, losses, step
 from jax_impl.losses import Sums
 from jax_impl.models import Model
 from jax_impl.models.batch_norm import BatchNorm
-from parity.faults.data import evaluating_all
 from parity.faults.fault import Fault, method, swap
-from twinstep.config import Config, CorpusConfig
 
 bind, norm_forward, loss_sums = Model.bind, BatchNorm.forward, losses.loss_sums
 
@@ -92,12 +89,6 @@ def padding_counted(logits: jax.Array, targets: jax.Array, *args: Any, **kwargs:
     return loss_sums(logits, targets, *args, **kwargs)._replace(targets=jnp.int32(targets.size))
 
 
-def evaluating_bos_tokens(config: Config) -> Config:
-    """All of the validation text, so that it holds ends of documents, in longer sequences to be quick."""
-    assert isinstance(config.data, CorpusConfig)
-    return evaluating_all(replace(config, data=replace(config.data, sequence_len=512)))
-
-
 FAULTS = (
     Fault(
         "never switched to train mode",
@@ -163,7 +154,7 @@ FAULTS = (
         "evaluation",
         "tokens that stand for no text cost nats but no bytes",
         swap(loss_sums, all_tokens_counted),
-        change=evaluating_bos_tokens,
+        flags="--sequence-len 512 --eval-batches 0",
     ),
     Fault(
         "padding counted",
@@ -171,6 +162,6 @@ FAULTS = (
         "evaluation",
         "rows that fill up the last batch are in the denominator",
         swap(loss_sums, padding_counted),
-        change=evaluating_all,
+        flags="--eval-batches 0",
     ),
 )

@@ -1,10 +1,12 @@
 """Inject every fault into the check that users run, and see where each is caught."""
 
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from parity.check import check_here
-from parity.check_configs import subject
+from parity.check_configs import subject, with_flags
 from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
 from parity.reference import Reference, make_reference
@@ -25,6 +27,7 @@ from twinstep.errors import UserError
 from twinstep.terminal import table_console
 
 STEPS = 5  # the least that shows warm-up, warm-down, a resume and the native start's third step
+CHECK = "python -m parity check"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Outcome:
             "step": None if first is None else first.step,
             "init": None if first is None else first.init,
             "note": "" if first is None else first.note,
-            "devices": self.fault.devices,
+            "flags": self.fault.flags,
+            "command": command_of(self.fault),
             "ratios": ratios,
         }
 
@@ -96,9 +100,15 @@ class References:
         return self.kept[init]
 
 
+@cache
 def config_of(fault: Fault) -> Config:
-    """The configuration in which a fault is injected."""
-    return fault.change(subject(fault.model, "float64", STEPS, 0))
+    """The configuration in which a fault is injected: that of `command_of`."""
+    return with_flags(subject(fault.model, steps=STEPS), fault.trainer_flags)
+
+
+def command_of(fault: Fault) -> str:
+    """The command that would show the fault in a port that has it."""
+    return shlex.join([*CHECK.split(), fault.model, "--steps", str(STEPS), *shlex.split(fault.flags)])
 
 
 def choose(model: str | None, only: str | None) -> list[Fault]:
@@ -109,12 +119,17 @@ def choose(model: str | None, only: str | None) -> list[Fault]:
 
 
 def inject(faults: Sequence[Fault]) -> Iterator[Outcome]:
-    """One check per fault. Those of several devices need as many in this process."""
+    """One check per fault. Those of several devices need as many in this process.
+
+    Generation takes longer than all other stages, and comes last: it is left out where an earlier one must diverge.
+    """
     references = References()
     for fault in faults:
         if fault.devices > jax.device_count():
             raise UserError(f"{fault.name} needs {fault.devices} devices, this process has {jax.device_count()}")
-        yield Outcome(fault, check_here(Request(config_of(fault), devices=fault.devices), references, fault.inject))
+        generation = fault.stage in (None, "generation")
+        request = Request(config_of(fault), devices=fault.devices, generation=generation, nudge=False)
+        yield Outcome(fault, check_here(request, references, fault.inject))
 
 
 def run_catalogue(model: str | None, only: str | None, folder: Path) -> int:

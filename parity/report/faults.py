@@ -2,8 +2,8 @@
 
 A row is an object of faults.json: `name`, `model`, `equivalent`, `expected_stage` and `found_stage` (null where there
 is none), `ratio_to_budget` (of the first divergence, or the largest of a run that agrees; null where it is infinite).
-A row may have `about` and `reason` for people, and `ratios`: stage -> largest error / budget there, null where nothing
-was compared or it is infinite. Whatever else it has is written to faults.json and not shown.
+A row may have `about`, `reason` and `command` for people, and `ratios`: stage -> largest error / budget there, null
+where nothing was compared or it is infinite. Whatever else it has is written to faults.json and not shown.
 """
 
 import json
@@ -37,6 +37,7 @@ LEGEND = {
     OVER: f"{ELSEWHERE} found, not expected there",
 }
 SHORT = {stage: stage[:2] for stage in STAGES}
+FOR_PEOPLE = ("about", "reason", "command")
 
 
 def outcome(row: Row) -> str:
@@ -162,10 +163,8 @@ def fault_page(rows: Sequence[Row]) -> str:
         sign, style = ("✓", "agrees") if is_right(row) else ("✗", "diverges")
         said = element("span", f"{sign} {outcome(row)}", class_=style)
         stages = row["expected_stage"] or NONE, row["found_stage"] or NONE
-        listed.append(
-            [row["name"], row["model"], said, *stages, used(row), row.get("about", ""), row.get("reason", "")]
-        )
-    head = ["fault", "model", "outcome", "expected", "found", "budget used", "about", "reason"]
+        listed.append([row["name"], row["model"], said, *stages, used(row), *(row.get(key, "") for key in FOR_PEOPLE)])
+    head = ["fault", "model", "outcome", "expected", "found", "budget used", *FOR_PEOPLE]
     caption = "The first stage at which the check finds each fault."
     return page(
         "Injected faults",

@@ -12,7 +12,7 @@ import pytest
 from parity.faults import run
 from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
-from parity.faults.run import choose, config_of, inject, run_catalogue
+from parity.faults.run import choose, command_of, config_of, inject, run_catalogue
 from parity.result import STAGES
 from twinstep.config import MODELS
 
@@ -27,13 +27,22 @@ OF_STAGES = [
 
 
 def test_the_catalogue_is_large_and_each_fault_says_what_it_is():
-    assert len(CHANGING) >= 44
+    assert len(CHANGING) >= 180
+    assert len(EQUIVALENT) >= 30
     assert {fault.stage for fault in CHANGING} == set(STAGES)
     assert {fault.model for fault in CHANGING} == set(MODELS)
     assert len({fault.name for fault in CATALOGUE}) == len(CATALOGUE)
     assert all(fault.about for fault in CATALOGUE)
     assert all(fault.equivalent for fault in EQUIVALENT)
     assert not any(fault.equivalent for fault in CHANGING)
+
+
+def test_the_flags_of_a_fault_are_those_of_the_check_and_of_the_trainers():
+    fault = Fault("idle", "linear", "loss", "", nullcontext, flags="--devices 2 --head sigmoid --dataset breast_cancer")
+    assert fault.devices == 2
+    assert config_of(fault).model.head == "sigmoid"
+    flags = "--devices 2 --head sigmoid --dataset breast_cancer"
+    assert command_of(fault) == f"python -m parity check linear --steps {run.STEPS} {flags}"
 
 
 def test_faults_that_share_a_configuration_run_one_after_another():
@@ -72,6 +81,7 @@ def test_a_fault_of_each_stage_is_caught_there():
     "names",
     [
         pytest.param(("naive softmax", "key heads repeated"), marks=pytest.mark.slow),
+        pytest.param(("AdamW by hand", "momentum transposed"), marks=pytest.mark.slow),
         pytest.param(("norm before rotary",), marks=pytest.mark.long),
     ],
 )
@@ -88,4 +98,4 @@ def test_a_fault_of_several_devices_is_caught_by_the_command(tmp_path):
     done = subprocess.run([sys.executable, "-m", "parity", *command], env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "out" / "faults.json").read_text())
-    assert (row["devices"], row["found_stage"]) == (2, "gradients")
+    assert (row["flags"], row["found_stage"]) == ("--devices 2", "gradients")
