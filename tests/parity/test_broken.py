@@ -203,7 +203,7 @@ def test_the_reason_is_one_line_with_the_innermost_line_of_the_port():
 PATCH = """
 import jax_impl.losses
 
-def broken(*args):
+def broken(*args, **kwargs):
     raise TypeError("two strings cannot be multiplied")
 
 jax_impl.losses.loss_sums = broken
