@@ -14,6 +14,7 @@ import torch
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl.tree import flatten, unflatten
+from parity.broken import PortError, of_port
 from parity.capture import JaxPass, TorchPass, capture_jax, capture_torch, to_numpy
 from parity.environment import environment
 from parity.ledger import GIVEN, Key, Ledger
@@ -78,8 +79,9 @@ def compare(
     "cuda" and torch sees one, else to the CPU; a loss of yours finds both on that device.
 
     All arithmetic is float64, whatever the arrays are: rounding and error cannot be confused. `data`, `schedule`,
-    `clip` and `evaluation` are not compared. Raises UserError for names that do not match up, naming them, and for a
-    platform that JAX does not see.
+    `clip` and `evaluation` are not compared. What the function or the transformation raises is a divergence at the
+    stage that could not be judged, and ends the comparison. Raises UserError for names that do not match up, naming
+    them, and for a platform that JAX does not see.
     """
     started = time.monotonic()
     ledger = Ledger("float64")
@@ -95,10 +97,14 @@ def compare(
         both = tuple(map(wide, inputs)), tuple(map(wide, jax_inputs or inputs))
         pair = Pair(reference, torch_side, function, *both, *(losses or projections(layers)), targets, layers)
         start = unflatten({name: jnp.asarray(wide(leaf)) for name, leaf in leaves.items()})
-        run = jitted_pass(pair)
-        notes = compare_passes(ledger, pair, run(start))
-        if optimizers is not None:
-            compare_updates(ledger, pair, run, start, optimizers, steps)
+        run, notes = jitted_pass(pair), list[str]()
+        try:
+            ledger.now("activations", "function")
+            notes = compare_passes(ledger, pair, run(start))
+            if optimizers is not None:
+                compare_updates(ledger, pair, run, start, optimizers, steps)
+        except PortError as error:
+            ledger.refuse_here(GIVEN, str(error))
         stages, tensors, first = ledger.judge()
         return Result(
             model=type(module).__name__,
@@ -169,7 +175,7 @@ def jitted_pass(pair: Pair) -> Callable[[Any], JaxPass]:
         return pair.jax_loss(output, *inputs), None
 
     jitted = jax.jit(lambda params, *inputs: capture_jax(loss, params, *inputs))
-    return lambda params: jitted(params, *pair.jax_inputs)
+    return of_port()(lambda params: jitted(params, *pair.jax_inputs))
 
 
 def tags_of(rules: Sequence[Rule], name: str) -> list[Target]:
@@ -221,7 +227,7 @@ def carried(pair: Pair, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def compare_named(ledger: Ledger, stage: str, step: int, ours: dict, theirs: dict, unit: str = "parameter") -> None:
     """Enter every array of `ours` beside the one of the same name in `theirs`."""
     for name, array in ours.items():
-        ledger.enter(Key(stage, name, GIVEN, unit), step, array, theirs[name])
+        ledger.enter(Key(stage, name, GIVEN, unit), step, array, theirs.get(name))
 
 
 def compare_updates(
@@ -234,10 +240,12 @@ def compare_updates(
 ) -> None:
     """Updates from torch's gradients and parameters; beside them a run of JAX's own."""
     optimizer, transformation = optimizers[0](pair.module.parameters()), optimizers[1]
-    step_fn = jax.jit(lambda grads, state, params: transformation.update(grads, state, params))
-    state = free_state = transformation.init(params)
+    ledger.now("update", "optimizer")
+    step_fn = of_port()(jax.jit(lambda grads, state, params: transformation.update(grads, state, params)))
+    state = free_state = of_port()(transformation.init)(params)
     free = params
     for step in range(steps):
+        ledger.now("update", "optimizer", step)
         before = carried(pair, {name: to_numpy(p) for name, p in pair.module.named_parameters()})
         loss, _, gradients = torch_pass(pair)
         optimizer.step()

@@ -26,7 +26,10 @@ from twinstep.progress import first_facts
 
 
 class JaxSide:
-    """See `parity.side.Side`. Several devices run under pmap, or fsdp where that is asked for, on all there are."""
+    """See `parity.side.Side`. The step runs as `--parallel` says; auto: under jit on one device, under pmap on several.
+
+    What the step consists of runs on one device.
+    """
 
     def __init__(self, config: Config, devices: int = 1):
         self.config = config

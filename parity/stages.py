@@ -45,6 +45,9 @@ def compare_schedule(ledger: Ledger, init: str, reference: Named, port: Named) -
     """Every rate, decay and momentum at every step of the run, relative to the largest of its curve."""
     allowed = TOLERANCES[ledger.dtype]["schedule"]
     for name in ledger.names("schedule", init, 0, reference, port):
+        if np.shape(port[name]) != reference[name].shape:
+            ledger.enter(Key("schedule", name, init, name), 0, reference[name], port[name])
+            continue
         peak = np.abs(reference[name]).max()
         for step, (ours, theirs) in enumerate(zip(reference[name], port[name], strict=True)):
             if ours == 0:

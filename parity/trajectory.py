@@ -6,6 +6,7 @@ several such runs; a port within ten times the envelope is as good as the refere
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,12 @@ def run_port(
     """The port's free run on its own batches.
 
     Halfway it saves a checkpoint, restores it and opens the input again: what a resume loses is entered, and shows in
-    the second half.
+    the second half. Of batches beyond those asked for one
+    is taken, by which they are known.
     """
     run, half = Run(), steps // 2
     for first, last in ((0, half), (half, steps)):
-        batches = side.batches(data, state.step, state.step + last - first)
+        batches = islice(side.batches(data, state.step, state.step + last - first), last - first + 1)
         state = run.train(side, state, batches, watched)
         if last == half:
             resumed = side.resume(state)

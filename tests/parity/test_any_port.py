@@ -1,5 +1,6 @@
 """Three pairs that are not ours, each right once and wrong once."""
 
+import re
 from collections import OrderedDict
 
 import jax
@@ -326,3 +327,17 @@ def test_layers_in_a_scan_are_matched_to_torchs_one_by_one(wrong):
         assert (result.first_divergence.stage, result.first_divergence.tensor) == ("activations", "layers.0")
     else:
         assert result.verdict == "agrees", result.sentence
+
+
+def test_a_function_or_an_optimizer_that_raises_is_a_divergence_with_its_line():
+    def broken(*args):
+        raise TypeError("two strings cannot be multiplied")
+
+    result = compare_plain(broken)
+    first = result.first_divergence
+    assert (first.stage, first.tensor, result.stages["weights"].verdict) == ("activations", "function", "agrees")
+    assert re.fullmatch(r"TypeError: two strings .*tests/parity/test_any_port\.py:\d+, in broken\)", first.note)
+    optimizers = lambda params: torch.optim.SGD(params, lr=0.1), optax.GradientTransformation(lambda params: (), broken)
+    result = compare_cnn(LinenCNN(), optimizers=optimizers)
+    assert (result.first_divergence.stage, result.first_divergence.tensor) == ("update", "optimizer")
+    assert result.stages["gradients"].verdict == "agrees"
