@@ -1,10 +1,24 @@
 """All faults, in the order of the stages at which they arise."""
 
-from parity.faults import adamw, attention, bridge, clip, data, devices, layers, loss, modes, muon, resume, schedule
+from parity.faults import (
+    adamw,
+    attention,
+    bridge,
+    clip,
+    data,
+    devices,
+    layers,
+    loss,
+    modes,
+    muon,
+    resume,
+    rounding,
+    schedule,
+)
 from parity.faults.fault import Fault
 from parity.result import STAGES
 
-PARTS = (data, bridge, schedule, attention, layers, loss, clip, adamw, muon, modes, devices, resume)
+PARTS = (data, bridge, schedule, attention, layers, loss, clip, adamw, muon, modes, devices, resume, rounding)
 
 
 def place(fault: Fault) -> int:

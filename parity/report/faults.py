@@ -163,9 +163,7 @@ def fault_page(rows: Sequence[Row]) -> str:
         sign, style = ("✓", "agrees") if is_right(row) else ("✗", "diverges")
         said = element("span", f"{sign} {outcome(row)}", class_=style)
         stages = row["expected_stage"] or NONE, row["found_stage"] or NONE
-        listed.append(
-            [row["name"], row["model"], said, *stages, used(row), *(row.get(key, "") for key in FOR_PEOPLE)]
-        )
+        listed.append([row["name"], row["model"], said, *stages, used(row), *(row.get(key, "") for key in FOR_PEOPLE)])
     head = ["fault", "model", "outcome", "expected", "found", "budget used", *FOR_PEOPLE]
     caption = "The first stage at which the check finds each fault."
     return page(
