@@ -14,12 +14,14 @@ import torch
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_impl.tree import flatten, unflatten
+from parity.broken import PortError, of_port
 from parity.capture import JaxPass, TorchPass, capture_jax, capture_torch, to_numpy
 from parity.environment import environment
 from parity.ledger import GIVEN, Key, Ledger
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
 from parity.result import Result
+from parity.scan_names import by_layer
 from parity.stages import backwards
 from parity.weights import Rule, Target, map_names, transpose
 from twinstep.errors import UserError
@@ -77,8 +79,9 @@ def compare(
     "cuda" and torch sees one, else to the CPU; a loss of yours finds both on that device.
 
     All arithmetic is float64, whatever the arrays are: rounding and error cannot be confused. `data`, `schedule`,
-    `clip` and `evaluation` are not compared. Raises UserError for names that do not match up, naming them, and for a
-    platform that JAX does not see.
+    `clip` and `evaluation` are not compared. What the function or the transformation raises is a divergence at the
+    stage that could not be judged, and ends the comparison. Raises UserError for names that do not match up, naming
+    them, and for a platform that JAX does not see.
     """
     started = time.monotonic()
     ledger = Ledger("float64")
@@ -94,10 +97,14 @@ def compare(
         both = tuple(map(wide, inputs)), tuple(map(wide, jax_inputs or inputs))
         pair = Pair(reference, torch_side, function, *both, *(losses or projections(layers)), targets, layers)
         start = unflatten({name: jnp.asarray(wide(leaf)) for name, leaf in leaves.items()})
-        run = jitted_pass(pair)
-        notes = compare_passes(ledger, pair, run(start))
-        if optimizers is not None:
-            compare_updates(ledger, pair, run, start, optimizers, steps)
+        run, notes = jitted_pass(pair), list[str]()
+        try:
+            ledger.now("activations", "function")
+            notes = compare_passes(ledger, pair, run(start))
+            if optimizers is not None:
+                compare_updates(ledger, pair, run, start, optimizers, steps)
+        except PortError as error:
+            ledger.refuse_here(GIVEN, str(error))
         stages, tensors, first = ledger.judge()
         return Result(
             model=type(module).__name__,
@@ -168,23 +175,22 @@ def jitted_pass(pair: Pair) -> Callable[[Any], JaxPass]:
         return pair.jax_loss(output, *inputs), None
 
     jitted = jax.jit(lambda params, *inputs: capture_jax(loss, params, *inputs))
-    return lambda params: jitted(params, *pair.jax_inputs)
+    return of_port()(lambda params: jitted(params, *pair.jax_inputs))
+
+
+def tags_of(rules: Sequence[Rule], name: str) -> list[Target]:
+    """The tags that the rules give to one of torch's modules, the first that matches first."""
+    plain, *number = name.partition(" #")  # " #2": the layer's second call
+    matches = [(rule, match) for rule in rules if rule.jax and (match := re.fullmatch(rule.torch, plain))]
+    own = [Target(OUTPUT, ())] if name == OUTPUT else []
+    return [Target(match.expand(rule.jax) + "".join(number), rule.axes) for rule, match in matches if rule.jax] + own
 
 
 def layer_tags(rules: Sequence[Rule], ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Target]:
     """torch's module -> tag, for the modules whose tag is there. Raises UserError if only the whole model's is."""
-    tags: dict[str, Target] = {}
-    for name in ours:
-        plain, *number = name.partition(" #")  # " #2": the layer's second call
-        for rule in rules:
-            match = re.fullmatch(rule.torch, plain)
-            if match and rule.jax is not None and (tag := match.expand(rule.jax) + "".join(number)) in theirs:
-                tags[name] = Target(tag, rule.axes)
-                break
-        else:
-            if name == OUTPUT:
-                tags[name] = Target(OUTPUT, ())
-    if set(tags) == {OUTPUT} and len(list(ours)) > 1:
+    found = {name: [target for target in tags_of(rules, name) if target.jax in theirs] for name in ours}
+    tags = {name: targets[0] for name, targets in found.items() if targets}
+    if set(tags) == {OUTPUT} and len(found) > 1:
         raise UserError(
             f"no layer of torch ({', '.join(list(ours)[:3])}, ...) has its tag in JAX "
             f"({', '.join(list(theirs)[:3])}, ...); say in layers= which is which"
@@ -195,6 +201,8 @@ def layer_tags(rules: Sequence[Rule], ours: Iterable[str], theirs: Iterable[str]
 def compare_passes(ledger: Ledger, pair: Pair, found: JaxPass) -> list[str]:
     """Activations, loss and gradients; returns notes on the layers that have no counterpart."""
     loss, ours, gradients = torch_pass(pair)
+    wanted = {target.jax for name in ours.activations for target in tags_of(pair.layers, name)}
+    found = found._replace(activations=by_layer(wanted, found.activations), gradients=by_layer(wanted, found.gradients))
     tags = layer_tags(pair.layers, ours.activations, found.activations)
     for name, (tag, axes) in tags.items():
         activation = transpose(name, ours.activations[name], axes)
@@ -219,7 +227,7 @@ def carried(pair: Pair, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def compare_named(ledger: Ledger, stage: str, step: int, ours: dict, theirs: dict, unit: str = "parameter") -> None:
     """Enter every array of `ours` beside the one of the same name in `theirs`."""
     for name, array in ours.items():
-        ledger.enter(Key(stage, name, GIVEN, unit), step, array, theirs[name])
+        ledger.enter(Key(stage, name, GIVEN, unit), step, array, theirs.get(name))
 
 
 def compare_updates(
@@ -232,10 +240,12 @@ def compare_updates(
 ) -> None:
     """Updates from torch's gradients and parameters; beside them a run of JAX's own."""
     optimizer, transformation = optimizers[0](pair.module.parameters()), optimizers[1]
-    step_fn = jax.jit(lambda grads, state, params: transformation.update(grads, state, params))
-    state = free_state = transformation.init(params)
+    ledger.now("update", "optimizer")
+    step_fn = of_port()(jax.jit(lambda grads, state, params: transformation.update(grads, state, params)))
+    state = free_state = of_port()(transformation.init)(params)
     free = params
     for step in range(steps):
+        ledger.now("update", "optimizer", step)
         before = carried(pair, {name: to_numpy(p) for name, p in pair.module.named_parameters()})
         loss, _, gradients = torch_pass(pair)
         optimizer.step()

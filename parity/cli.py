@@ -1,4 +1,7 @@
-"""The command line: `python -m parity check|faults|shapes|convert`."""
+"""The command line: `python -m parity check|faults|shapes|convert`.
+
+`check` takes the trainers' flags beside its own: what argparse doesn't know goes to `parity.check_configs.with_flags`.
+"""
 
 import argparse
 import shlex
@@ -11,8 +14,7 @@ from twinstep.config import MODELS
 from twinstep.errors import UserError
 from twinstep.extras import needs
 
-DTYPES = ("float64", "float32", "bfloat16")
-PRECISIONS = ("highest", "high", "default")
+ALL = "all"  # in place of a model's name
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +27,11 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 all agrees, 1 something does not, 2 bad input (by `twinstep.errors.run_command`)."""
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args, flags = parser.parse_known_args(argv)
+    args.flags = flags
+    if args.flags and args.run is not run_check:
+        parser.error(f"unrecognized arguments: {' '.join(args.flags)}")
     needs("torch", "parity")
     return args.run(args)
 
@@ -35,23 +41,21 @@ def make_parser() -> Parser:
     parser = Parser(prog="python -m parity", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    check = commands.add_parser("check", help="compare the two implementations of a model, stage by stage")
-    check.add_argument("model", nargs="?", metavar="MODEL", help=f"one of {', '.join(MODELS)}; gpt when left out")
-    check.add_argument("--dtype", choices=DTYPES, default="float64", help="type of the computation (default float64)")
-    check.add_argument("--steps", type=int, default=10, metavar="N", help="training steps, at least 3 (default 10)")
-    check.add_argument("--seed", type=int, default=0, metavar="S", help="of weights, data and masks (default 0)")
+    check = commands.add_parser(
+        "check",
+        help="compare the two implementations of a model, stage by stage",
+        usage="python -m parity check [MODEL|all] [OPTIONS] [FLAGS OF THE TRAINER]",
+        description=f"MODEL is one of {', '.join(MODELS)}, gpt when left out; all: every configuration that "
+        "parity/check_all.py lists, which together run each line of the arithmetic. Flags of the trainer change what "
+        "is checked, and `python -m jax_impl.train MODEL --help` explains them: --dtype (here float64 when left out), "
+        "--steps (10), --seed, --sequence-len, --optimizer, --accumulation, --parallel and so on.",
+        allow_abbrev=False,
+    )
     check.add_argument(
         "--platform",
         choices=get_args(Platform),
         default="cpu",
         help="where JAX runs (default cpu); torch runs on the GPU beside it for cuda if it sees one, else on the CPU",
-    )
-    check.add_argument(
-        "--matmul-precision",
-        choices=PRECISIONS,
-        default="highest",
-        help="of JAX's float32 products (default highest): default is what JAX does by itself, TF32 on a GPU; "
-        "torch, the reference, always takes highest",
     )
     check.add_argument(
         "--devices",
@@ -61,9 +65,11 @@ def make_parser() -> Parser:
         help="devices for the JAX step (default 1): CPU devices are made, of others it must be 1 or all there are",
     )
     check.add_argument(
-        "--torch-checkpoint",
+        "--run",
+        dest="source",
         metavar="DIR",
-        help="start from these weights: a run of torch_ref, or any folder that convert reads (then MODEL is its own)",
+        help="start from this run: its configuration, cut to a small batch, and its weights; or any folder that "
+        "convert reads (then MODEL is its own)",
     )
     check.add_argument("--out-dir", metavar="DIR", help="folder for the reports (default parity-report)")
     check.set_defaults(run=run_check)
@@ -93,7 +99,8 @@ def make_parser() -> Parser:
 def run_check(args: argparse.Namespace) -> int:
     """`check`: 0 if all agrees, else 1. Writes the reports. Raises UserError for a configuration that cannot run."""
     from parity.check import SEEDS, check
-    from parity.check_configs import subject
+    from parity.check_all import check_all
+    from parity.check_configs import subject, with_flags
     from parity.environment import use_one_thread
     from parity.own_weights import trained_subject
     from parity.platforms import stay_on_cpu
@@ -105,22 +112,26 @@ def run_check(args: argparse.Namespace) -> int:
     if args.devices < 1:
         raise UserError(f"--devices is {args.devices}; it must be at least 1")
     stay_on_cpu()
-    of_model = (args.dtype, args.steps, args.seed)
-    if args.torch_checkpoint is None:
-        config = subject(args.model or "gpt", *of_model)
-    else:
-        config = trained_subject(Path(args.torch_checkpoint), args.model, *of_model)
-    config = replace(config, train=replace(config.train, matmul_precision=args.matmul_precision))
-    folder = open_folder(args.out_dir)
-    if args.torch_checkpoint is None:
+    named = args.flags[:1] and not args.flags[0].startswith("-")
+    model, flags = (args.flags[0], args.flags[1:]) if named else (None, args.flags)
+    if model == ALL:
+        if flags or args.devices > 1 or args.platform != "cpu" or args.source is not None:
+            raise UserError("check all has its own configurations; pass no more than --out-dir")
         use_one_thread()
-    seeds = 1 if args.dtype == "float64" else SEEDS
-    result = check(Request(config, seeds, args.devices, checkpoint=args.torch_checkpoint, platform=args.platform))
-    command = ["python", "-m", "parity", "check", result.model, "--dtype", args.dtype, "--steps", str(args.steps)]
-    command += ["--seed", str(args.seed), *(["--devices", str(args.devices)] if args.devices > 1 else [])]
+        return check_all(open_folder(args.out_dir))
+    if args.source is None:
+        config = with_flags(subject(model or "gpt"), flags)
+    else:
+        config = with_flags(trained_subject(Path(args.source), model), flags)
+    folder = open_folder(args.out_dir)
+    if args.source is None:
+        use_one_thread()
+    seeds = 1 if config.train.dtype == "float64" else SEEDS
+    result = check(Request(config, seeds, args.devices, checkpoint=args.source, platform=args.platform))
+    command = ["python", "-m", "parity", "check", result.model, *flags]
+    command += [*(["--devices", str(args.devices)] if args.devices > 1 else [])]
     command += [] if args.platform == "cpu" else ["--platform", args.platform]
-    command += [] if args.matmul_precision == "highest" else ["--matmul-precision", args.matmul_precision]
-    command += [] if args.torch_checkpoint is None else ["--torch-checkpoint", args.torch_checkpoint]
+    command += [] if args.source is None else ["--run", args.source]
     result = replace(result, command=shlex.join(command))
     print_report(result, table_console(), write_report(result, folder))
     return 0 if result.verdict == "agrees" else 1

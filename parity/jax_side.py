@@ -2,10 +2,9 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,157 +16,106 @@ from jax_impl.losses import IGNORE
 from jax_impl.models import make_model
 from jax_impl.tree import flatten, unflatten
 from parity.capture import capture_jax
+from parity.moments import Layout, find_layout
 from parity.own_bridge import torch_to_jax
-from parity.side import Batch, Captured, Named, Optimized, Stepped, TrainingState, micro_name
+from parity.probes import observed_gradients, probe_names, probing_clip, probing_optimizer
+from parity.side import Batch, Captured, Named, Optimized, Resumed, Stepped, TrainingState, micro_name, named_norms
 from twinstep.config import Config
 from twinstep.data import Data
 from twinstep.progress import first_facts
 
-# The fields of optax's and our own optimizer states, and what torch_side calls them.
-MOMENTS = {"mu": "first_moment", "nu": "second_moment", "momentum": "momentum", "count": "count"}
-OBSERVED = "observed"
-
-
-class Observed(NamedTuple):
-    """The state of `observe`: the last gradients, a tree like the parameters."""
-
-    observed: Any
-
-
-def observe() -> optax.GradientTransformation:
-    """Passes gradients on unchanged and keeps the last ones in its state, where the check reads them."""
-    return optax.GradientTransformation(
-        lambda params: Observed(jax.tree.map(jnp.zeros_like, params)),
-        lambda grads, state, params=None: (grads, Observed(grads)),
-    )
-
-
-def probing_optimizer(config: Config, params: Any, *stacks: Any) -> optax.GradientTransformation:
-    """jax_impl's optimizer, which keeps the gradients before clipping, and those that each group receives after it.
-
-    stacks: what `jax_impl.parallel.muon_stacks` gives.
-    """
-    make_transform = optimizer.make_transform
-
-    def observed_transform(config: Config, group: optimizer.Group, *rest: Any) -> optax.GradientTransformation:
-        return optax.chain(observe(), make_transform(config, group, *rest))
-
-    with mock.patch.object(optimizer, "make_transform", observed_transform):
-        return keep_gradients(optimizer.make_optimizer(config, params, *stacks))
-
-
-def keep_gradients(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer for what the step hands it within `probing_clip`; its state begins with the unclipped gradients."""
-
-    def update(given: tuple[Any, Any], state: tuple[Observed, Any], params: Any = None) -> tuple[Any, Any]:
-        before, clipped = given
-        updates, inner_state = inner.update(clipped, state[1], params)
-        return updates, (Observed(before), inner_state)
-
-    return optax.GradientTransformation(
-        lambda params: (Observed(jax.tree.map(jnp.zeros_like, params)), inner.init(params)),
-        update,
-    )
-
-
-@contextmanager
-def probing_clip() -> Iterator[None]:
-    """Within it the step's clipping hands on both gradients, before and after, to a `probing_optimizer`."""
-    clip = step.clip_by_global_norm
-
-    def both(grads: Any, max_norm: float) -> tuple[tuple[Any, Any], jax.Array]:
-        clipped, norm = clip(grads, max_norm)
-        return (grads, clipped), norm
-
-    with mock.patch.object(step, "clip_by_global_norm", both):
-        yield
-
 
 class JaxSide:
-    """See `parity.side.Side`. With several devices the step runs under pmap on all there are."""
+    """See `parity.side.Side`. The step runs as `--parallel` says; auto: under jit on one device, under pmap on several.
+
+    What the step consists of runs on one device.
+    """
 
     def __init__(self, config: Config, devices: int = 1):
         self.config = config
-        mode = "jit" if devices == 1 else "pmap"
+        mode = config.devices.parallel
+        if mode == "auto":
+            mode = "jit" if devices == 1 else "pmap"
         self.model = make_model(config, None, parallel.attention())
         self.optimizer = probing_optimizer(config, self.model.params, *parallel.muon_stacks(mode))
-        stepped = make_model(config, parallel.axis_name(mode), parallel.attention())
+        stepped = make_model(config, parallel.axis_name(mode), parallel.attention(), parallel.scans_blocks(mode))
         self.steps = parallel.make_steps(config, mode, stepped, self.optimizer)
-        self.groups = optimizer.optimizer_groups(config)
         self.jit_capture = jax.jit(self._capture)
         self.jit_optimize = jax.jit(self._optimize)
 
     def initial_state(self, weights: Named) -> TrainingState:
         return self.read(step.init_state(self.model, self.optimizer, weights, self.config.train.seed))
 
+    @cached_property
+    def layout(self) -> Layout:
+        """What is what in the optimizer's state, as two updates show it, from gradients of opposite signs."""
+        random, shapes = np.random.default_rng(0), flatten(self.model.params) | flatten(self.model.buffers)
+        start = step.init_state(self.model, self.optimizer, {n: np.zeros(s.shape) for n, s in shapes.items()}, 0)
+        first = {name: random.standard_normal(p.shape) for name, p in flatten(start.params).items()}
+        second = {name: -random.uniform(0.5, 2, g.shape) * g for name, g in first.items()}
+        after, received = [], list[Named]()
+        for gradients in (first, second):
+            given = jax.tree.map(lambda p, g: jnp.asarray(g, p.dtype), start.params, unflatten(gradients))
+            after.append(self.jit_optimize(given, start).opt_state)
+            received.append(observed_gradients(after[-1])[1])
+        both = {name: np.stack([one[name] for one in received]) for name in received[0]}
+        return find_layout(start.opt_state, after, both, probe_names(start.opt_state))
+
     def read(self, state: step.State) -> TrainingState:
         """A state as NumPy arrays; a group's counters are one number if they agree, as they must."""
         weights = arrays({**flatten(state.params), **flatten(state.buffers)})
-        found: dict[str, list[np.ndarray]] = {}
-        for name, leaf in zip(self.state_names(state.opt_state), jax.tree.leaves(state.opt_state), strict=True):
-            if not name.startswith(OBSERVED):
-                found.setdefault(name, []).append(np.asarray(leaf))
-        moments = {
-            name: same[0] if all((x == same[0]).all() for x in same) else np.stack(same) for name, same in found.items()
-        }
-        return TrainingState(weights, moments, int(state.step))
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.opt_state)]
+        moments = {place.name: place.of(leaves) for place in self.layout.moments}
+        for name, numbers in self.counters().items():
+            counts = [np.int32(leaves[number]) for number in numbers]  # one may count in floating point
+            moments[name] = np.stack(counts) if len(set(counts)) > 1 else np.asarray(counts[0])
+        moments |= {path: leaves[number] for number, path in self.layout.unknown.items()}
+        return TrainingState(weights, moments, int(state.step), np.asarray(state.key))
+
+    def counters(self) -> dict[str, list[int]]:
+        """The leaves of each count's name."""
+        names = sorted(set(self.layout.counts.values()))
+        return {name: [number for number, of in self.layout.counts.items() if of == name] for name in names}
 
     def load(self, state: TrainingState) -> step.State:
-        """The reference's state carried over the bridge."""
+        """A state of either side carried over the bridge; moments that it does not have stay as they begin."""
         params, buffers = jax.tree.map(jnp.array, torch_to_jax(self.model, state.weights))
-        key = jax.random.key_data(jax.random.key(self.config.train.seed))
         empty = self.optimizer.init(params)
-        leaves = [
-            jnp.array(state.moments.get(name, leaf), leaf.dtype)
-            for name, leaf in zip(self.state_names(empty), jax.tree.leaves(empty), strict=True)
-        ]
-        opt_state = jax.tree.unflatten(jax.tree.structure(empty), leaves)
-        return step.State(params, buffers, opt_state, jnp.int32(state.step), key)
+        leaves = [np.array(leaf) for leaf in jax.tree.leaves(empty)]
+        for place in self.layout.moments:
+            if place.name in state.moments:
+                place.of(leaves)[...] = state.moments[place.name]
+        for name, numbers in self.counters().items():
+            counts = np.broadcast_to(state.moments.get(name, state.step), len(numbers))
+            for number, count in zip(numbers, counts, strict=True):
+                leaves[number] = count.astype(leaves[number].dtype)
+        for number, path in self.layout.unknown.items():
+            leaves[number] = state.moments.get(path, leaves[number])
+        opt_state = jax.tree.unflatten(jax.tree.structure(empty), map(jnp.asarray, leaves))
+        key = jax.random.key_data(jax.random.key(self.config.train.seed)) if state.key is None else state.key
+        return step.State(params, buffers, opt_state, jnp.int32(state.step), jnp.asarray(key))
 
     def carried(self, state: TrainingState) -> Named:
         """Parameters and buffers in the JAX tree after the bridge, under the tree's own names."""
         jax_state = self.load(state)
         return arrays({**flatten(jax_state.params), **flatten(jax_state.buffers)})
 
-    def resume(self, state: TrainingState) -> TrainingState:
-        """What a run goes on from after its checkpoint was written and read again."""
+    def resume(self, state: TrainingState) -> Resumed:
+        """A checkpoint written and read again."""
         jax_state = self.load(state)
         with tempfile.TemporaryDirectory() as folder:
             with checkpoint.open_manager(Path(folder)) as manager:
                 checkpoint.save(manager, jax_state, first_facts(self.config))
             restored, _ = checkpoint.restore(Path(folder), self.config, jax_state, state.step)
-        return self.read(restored)
+        return Resumed(self.read(restored), self.fields(jax_state), self.fields(restored))
 
-    def state_names(self, opt_state: Any) -> list[str]:
-        """ "kind/parameter" or "count/label" for every leaf; "observed/..." for what the probes hold."""
-        names = []
-        for path, _ in jax.tree_util.tree_leaves_with_path(opt_state):
-            label, field, keys = "", "", list[str]()
-            for entry in path:
-                match entry:
-                    case jax.tree_util.GetAttrKey(name=name):
-                        field, keys = name, []
-                    case jax.tree_util.DictKey(key=key) if field == "inner_states":
-                        label, field = str(key), ""
-                    case jax.tree_util.DictKey(key=key):
-                        keys.append(str(key))
-            kind = MOMENTS.get(field, field)
-            if kind == "first_moment" and self.groups[label].algorithm == "muon":
-                kind = "momentum"
-            names.append(
-                f"{kind}/{'.'.join(keys) or label}" if kind != OBSERVED else f"{OBSERVED} {label}/{'.'.join(keys)}"
-            )
-        return names
-
-    def observed(self, opt_state: Any) -> tuple[Named, Named]:
-        """What the probes saw: gradients before clipping, and after."""
-        before: Named = {}
-        after: Named = {}
-        for name, leaf in zip(self.state_names(opt_state), jax.tree.leaves(opt_state), strict=True):
-            if name.startswith(OBSERVED):
-                probe, _, parameter = name.partition("/")
-                (before if probe == f"{OBSERVED} " else after)[parameter] = np.asarray(leaf)
-        return before, after
+    def fields(self, state: step.State) -> Named:
+        """Every array of a state by name, but for what the check itself keeps in it."""
+        named = {**flatten(state.params), **flatten(state.buffers), "step": state.step, "key": state.key}
+        for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(state.opt_state)):
+            if number not in self.layout.probes:
+                named[f"opt_state{jax.tree_util.keystr(path)}"] = leaf
+        return arrays(named)
 
     def schedule(self) -> Named:
         o, n = self.config.optimizer, self.config.train.steps
@@ -221,7 +169,8 @@ class JaxSide:
             np.asarray(metrics["loss"]),
             np.asarray(metrics["grad_norm"]),
             float(metrics["learning_rate"]),
-            self.observed(after.opt_state)[0],
+            named_norms(flatten(self.model.params), arrays(metrics)),
+            observed_gradients(after.opt_state)[0],
             self.read(after),
         )
 
@@ -235,7 +184,7 @@ class JaxSide:
     def optimize(self, state: TrainingState, gradients: Named) -> Optimized:
         tree = unflatten({name: jnp.asarray(g) for name, g in gradients.items()})
         after = self.jit_optimize(tree, self.load(state))
-        return Optimized(self.observed(after.opt_state)[1], self.read(after))
+        return Optimized(observed_gradients(after.opt_state)[1], self.read(after))
 
     def evaluate(self, state: TrainingState, data: Data, limit: int) -> Named:
         placed = self.steps.place_state(self.load(state))

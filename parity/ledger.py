@@ -22,7 +22,9 @@ from parity.budget import (
     error,
     judge,
 )
-from parity.result import STAGES, Divergence, StageResult, Status, TensorResult, ratio_to_budget
+from parity.comparable import unlike
+from parity.diagnosis import Neighbour, diagnose, in_common, largest_rounding, worth_a_diagnosis
+from parity.result import STAGES, Diagnosis, Divergence, StageResult, Status, TensorResult, ratio_to_budget
 from parity.rounding import Rounding, fault_of, rounding
 
 GIVEN = "given"  # from the user's own weights
@@ -50,12 +52,21 @@ class Entry:
     scale: float = 0.0  # squared
     seeds: int = 1
     note: str = ""
+    diagnosis: Diagnosis | None = None  # of the first seed, where rounding does not explain the error
     rounding: Rounding | None = None  # where errors are compared as a ratio
 
     @property
     def numbers(self) -> float:
         """Of how many numbers the error speaks, over all seeds."""
         return self.rounding.numbers(self.error.reference) if self.rounding else self.elements * self.seeds
+
+
+class Place(NamedTuple):
+    """What a check is at: whatever breaks there is entered there."""
+
+    stage: str
+    what: str
+    step: int
 
 
 @dataclass
@@ -68,6 +79,11 @@ class Ledger:
     dtype: str
     spread: Spread = SPREADS["float32"]  # of the errors of activations and gradients, where these are ratios
     entries: dict[Key, dict[int, Entry]] = field(default_factory=dict)
+    place: Place = field(default_factory=lambda: Place(STAGES[0], "", 0))
+
+    def now(self, stage: str, what: str, step: int = 0) -> None:
+        """What follows belongs to this stage."""
+        self.place = Place(stage, what, step)
 
     def enter(
         self,
@@ -90,11 +106,11 @@ class Ledger:
         """
         reference, port = np.asarray(reference), np.asarray(port)
         tolerance = tolerance or TOLERANCES[self.dtype][key.stage]
-        if reference.shape != port.shape:
-            self.refuse(key, step, f"shape {reference.shape} in torch, {port.shape} in JAX")
-            return
-        if reference.dtype != port.dtype and tolerance.kind != "exact":
-            self.refuse(key, step, f"dtype {reference.dtype} in torch, {port.dtype} in JAX")
+        if (why := unlike(reference, port, any_type=tolerance.kind == "exact")) is not None:
+            if why.wrong:
+                self.refuse(key, step, why.note)
+            elif step not in self.entries.get(key, {}):
+                self.vacuous(key, step, why.note)
             return
         found = error(reference, port, truth, serial)
         rounded = rounding(reference, port, truth) if tolerance.kind == "ratio" and truth is not None else None
@@ -102,6 +118,9 @@ class Ledger:
         if entry is None:
             eps = eps or EPS.get(str(port.dtype), EPS["float64"])
             self.entries[key][step] = Entry(found, port.size, eps, tolerance, scale**2, rounding=rounded)
+            if worth_a_diagnosis(found, tolerance, eps):
+                most = largest_rounding(found, tolerance, eps)
+                self.entries[key][step].diagnosis = diagnose(reference, port, step, most)
         elif not entry.note:
             entry.error = entry.error + found
             entry.seeds += 1
@@ -113,6 +132,10 @@ class Ledger:
         self.entries.setdefault(key, {})[step] = Entry(
             Error(math.inf, 0.0, 1.0), 0, EPS[self.dtype], Tolerance("exact", 0.0, ""), note=note
         )
+
+    def refuse_here(self, init: str, note: str) -> None:
+        """Enter that what the check is at could not be judged, and why."""
+        self.refuse(Key(self.place.stage, self.place.what, init), self.place.step, note)
 
     def vacuous(self, key: Key, step: int, note: str) -> None:
         """Enter something that the check could not have seen fail."""
@@ -149,7 +172,7 @@ class Ledger:
         many = {(k, i) for k, by_step in self.entries.items() for i, e in by_step.items() if e.numbers >= MANY}
         shifts = {stage: self._shift(stage, [verdicts[at] for at in many if at[0].stage == stage]) for stage in STAGES}
         stages = {stage: stage_result(stage, verdicts, many, bool(shifts[stage])) for stage in STAGES}
-        both = first_divergence(verdicts), first_shift(stages, shifts)
+        both = first_divergence(verdicts, self.entries), first_shift(stages, shifts)
         first = min((d for d in both if d is not None), key=lambda d: STAGES.index(d.stage), default=None)
         return stages, tensors, first
 
@@ -194,6 +217,7 @@ class Ledger:
 def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) -> TensorResult:
     """One key's verdicts, step by step."""
     ratios = [v.ratio for v in verdicts if v.ratio is not None]
+    diagnoses = [entry.diagnosis for entry in by_step.values()]
     return TensorResult(
         stage=key.stage,
         tensor=key.tensor,
@@ -205,7 +229,9 @@ def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) 
         budget=[v.budget for v in verdicts],
         ratio=ratios if len(ratios) == len(verdicts) else None,
         status=[v.status for v in verdicts],
-        note=next((v.note for v in verdicts if v.note), ""),
+        note=next((v.note for v in verdicts if v.status == "diverges"), ""),
+        why_unchecked=next((v.note for v in verdicts if v.status == "unchecked"), ""),
+        diagnosis=next((found for found, v in zip(diagnoses, verdicts, strict=True) if v.status == "diverges"), None),
     )
 
 
@@ -248,7 +274,9 @@ def stage_result(
     )
 
 
-def first_divergence(verdicts: dict[tuple[Key, int], Verdict]) -> Divergence | None:
+def first_divergence(
+    verdicts: dict[tuple[Key, int], Verdict], entries: dict[Key, dict[int, Entry]]
+) -> Divergence | None:
     """By stage, initialization and step; within these by place in the execution, which is the order of the keys."""
     bad = [(at, v) for at, v in verdicts.items() if v.status == "diverges"]
     if not bad:
@@ -256,7 +284,25 @@ def first_divergence(verdicts: dict[tuple[Key, int], Verdict]) -> Divergence | N
     (key, step), v = min(
         bad, key=lambda item: (STAGES.index(item[0][0].stage), INITS.index(item[0][0].init), item[0][1])
     )
-    return Divergence(key.stage, key.tensor, step, key.init, v.relative_l2, v.budget, v.note)
+    of_its_kind = key._replace(tensor="", group="")
+
+    def neighbour(key: Key) -> Neighbour:
+        found = entries[key][step].diagnosis
+        return Neighbour(key.group, verdicts[key, step].status, found.guess if found else "")
+
+    beside = [neighbour(k) for k, s in verdicts if s == step and k._replace(tensor="", group="") == of_its_kind]
+    return Divergence(
+        key.stage,
+        key.tensor,
+        step,
+        key.init,
+        v.relative_l2,
+        v.budget,
+        v.note,
+        diagnosis=entries[key][step].diagnosis,
+        guess=in_common(neighbour(key), beside),
+        group=key.group,
+    )
 
 
 def first_shift(stages: dict[str, StageResult], shifts: dict[str, str]) -> Divergence | None:

@@ -5,25 +5,23 @@ from pathlib import Path
 
 import numpy as np
 
-from parity.check_configs import LEAST_STEPS
+from parity.check_configs import STEPS
 from parity.convert import detect, read
 from parity.side import Named
-from twinstep.config import Config, CorpusConfig, Dtype, MLPConfig
+from twinstep.config import Config, CorpusConfig, DeviceConfig, MLPConfig
 from twinstep.errors import UserError
 from twinstep.run_dir import TOKENIZER
 
 SEQUENCES, ROWS = 2, 32  # of one step; a check holds every array several times, so the batch is small
 
 
-def trained_subject(folder: Path, model: str | None, dtype: Dtype, steps: int, seed: int) -> Config:
+def trained_subject(folder: Path, model: str | None) -> Config:
     """The configuration of a checkpoint, its training cut to a check: a small batch in two micro-steps, few steps.
 
     Model, data and optimizer stay the checkpoint's own, so what its optimizer leaves idle is reported as unchecked.
     Where its tokenizer is not in the folder, texts are read as bytes.
     Raises UserError if the folder holds no checkpoint that can be read, or one of another model than `model`.
     """
-    if steps < LEAST_STEPS:
-        raise UserError(f"--steps is {steps}; a check needs at least {LEAST_STEPS}")
     config = read(folder, detect(folder), None).config
     if model not in (None, config.model_name):
         raise UserError(f"{folder} holds the model {config.model_name}, not {model}; leave MODEL out")
@@ -33,17 +31,18 @@ def trained_subject(folder: Path, model: str | None, dtype: Dtype, steps: int, s
         config = replace(config, model=replace(config.model, shared_dropout=True))
     train = replace(
         config.train,
-        dtype=dtype,
-        steps=steps,
+        dtype="float64",
+        steps=STEPS,
         target_flops=None,
         tokens_per_parameter=None,
         batch_tokens=None,
+        matmul_precision="highest",
         batch_size=SEQUENCES if isinstance(config.data, CorpusConfig) else ROWS,
         accumulation=2,
-        seed=seed,
+        seed=0,
         eval_batches=2,
     )
-    return replace(config, train=train, devices=replace(config.devices, compile=False))
+    return replace(config, train=train, devices=DeviceConfig())
 
 
 def trained_weights(folder: Path) -> Named:

@@ -16,7 +16,8 @@ class Request:
     seeds: runs from consecutive seeds; float32 and bfloat16 need at least eight, where one lucky rounding would make
     a ratio of errors meaningless. devices: over how many the port's step runs under pmap. checkpoint: the folder of a
     user's weights, from which every run starts instead of from the initializations. platform: where JAX runs; torch
-    runs on the GPU where that is cuda and torch sees one, else on the CPU.
+    runs on the GPU where that is cuda and torch sees one, else on the CPU. generation: compare it too. nudge: look for
+    idle numbers.
     """
 
     config: Config
@@ -25,6 +26,8 @@ class Request:
     inits: Sequence[str] = ("nonzero", "native")
     checkpoint: str | None = None
     platform: Platform = "cpu"
+    generation: bool = True
+    nudge: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

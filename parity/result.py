@@ -6,10 +6,16 @@
     verdict           "agrees", "diverges", or "unchecked" where nothing at all could be compared
     sentence          the verdict in one sentence, for people
     notes             list of sentences to read with it (unchecked gradients first, then what was left out)
-    first_divergence  null, or {stage, tensor, step, init, relative_l2, budget, note, hint}; hint: a likely cause, or ""
+    not_run           list of {file, function, lines, whole}: functions of the port that the check imported but did not
+                      run, wholly or in these lines
+    idle              list of {number, why}: numbers whose change the check would not see
+    first_divergence  null, or {stage, tensor, step, init, relative_l2, budget, note, hint, diagnosis, guess,
+                      group, code}; hint: a likely cause, or ""; guess: how the port's numbers are wrong, where that is
+                      certain, or ""
     stages            object keyed by stage name, in the order of STAGES; each {verdict, tensor, step, init,
-                      relative_l2, budget, ratio, median_ratio, compared, unchecked, diverged, maximum_by_step}
-    tensors           list of {stage, tensor, group, init, elements, steps, relative_l2, budget, ratio, status, note}
+                      relative_l2, budget, ratio, median_ratio, compared, unchecked, diverged, maximum_by_step, code}
+    tensors           list of {stage, tensor, group, init, elements, steps, relative_l2, budget, ratio, status, note,
+                      why_unchecked, diagnosis}
     curves            list of {init, steps, reference_loss, port_loss, free_error, envelope, free_budget,
                       anchored_steps, anchored_error, anchored_envelope}
     model, dtype, steps, seed, seeds, devices, seconds, command
@@ -20,7 +26,11 @@ A number that is not finite (a NaN in the port, a division by a zero reference) 
 ||port - truth|| / ||truth||, where the truth is the reference itself in float64 and, in float32 and bfloat16, the
 reference computed in float64. `budget` is the largest `relative_l2` allowed. `ratio` is
 err(port, truth) / err(reference, truth), null in float64. `unchecked` counts comparisons that could not have failed.
-In `tensors` the last five are lists with one entry per entry of `steps`, but for `note`, which is a string.
+In `tensors`, `relative_l2`, `budget`, `ratio` and `status` are lists with one entry per entry of `steps`. `note` is of
+the first step that diverges, `why_unchecked` of the first that is unchecked. `diagnosis` is null, or {step, index,
+reference, port, norm_ratio, cosine, guess}: of the first step that diverges and the first seed, both sides' values
+where they are furthest apart, ||port|| / ||reference|| and the cosine between them (null beside a zero). `code` is
+{torch, jax}, each "file function", or {} where the code is a user's own.
 """
 
 import dataclasses
@@ -40,9 +50,41 @@ STAGES = (
     "parameters",
     "trajectory",
     "evaluation",
+    "generation",
 )
 
 Status = Literal["agrees", "diverges", "unchecked"]
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A function of which some lines did not run, or none."""
+
+    file: str  # relative to the package's folder
+    function: str  # "Class.method", "outer.inner"
+    lines: list[int]  # statements that did not run
+    whole: bool  # none ran
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A number, and why a check would not see it change."""
+
+    number: str  # a flag, or the name of a constant of torch_ref
+    why: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How a port's tensor is wrong: of the first seed at one step, see the module's docstring."""
+
+    step: int
+    index: list[int]  # where the two are furthest apart
+    reference: float  # both values there
+    port: float
+    norm_ratio: float | None
+    cosine: float | None
+    guess: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +101,9 @@ class TensorResult:
     budget: list[float]
     ratio: list[float] | None
     status: list[Status]
-    note: str = ""
+    note: str = ""  # of the first step that diverges
+    why_unchecked: str = ""  # of the first step that is unchecked
+    diagnosis: Diagnosis | None = None  # of the first step that diverges
 
 
 @dataclass(frozen=True)
@@ -78,6 +122,7 @@ class StageResult:
     unchecked: int
     diverged: int
     maximum_by_step: dict[int, float]  # step -> largest relative_l2 / budget
+    code: dict[str, str] = field(default_factory=dict)  # see `parity.places`
 
 
 @dataclass(frozen=True)
@@ -92,6 +137,10 @@ class Divergence:
     budget: float
     note: str = ""
     hint: str = ""  # a likely cause and its mend, a sentence
+    diagnosis: Diagnosis | None = None
+    guess: str = ""  # the diagnosis's, and what it has in common with its neighbours
+    group: str = ""  # the optimizer group of a parameter
+    code: dict[str, str] = field(default_factory=dict)  # what computes the tensor, see `parity.places`
 
 
 @dataclass(frozen=True)
@@ -129,6 +178,8 @@ class Result:
     curves: list[Curve]
     first_divergence: Divergence | None
     notes: list[str] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+    idle: list[Idle] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     command: str = ""
@@ -165,6 +216,8 @@ class Result:
             why = f"relative error {d.relative_l2:.1e} where it must be exact"
         else:
             why = f"relative error {d.relative_l2:.1e}, budget {d.budget:.1e}"
+        why += f"; {d.guess}" if d.guess else ""
+        why += f"; see {d.code['jax']}" if d.code else ""
         return (
             f"The JAX port of {self.model} diverges from PyTorch in {self.dtype}, first at stage {d.stage}, "
             f"tensor {d.tensor}, step {d.step} ({d.init} initialization): {why}.{d.hint and ' ' + d.hint}"
@@ -183,10 +236,12 @@ class Result:
         stages = {name: StageResult(**_restore(stage)) for name, stage in values.pop("stages").items()}
         return Result(
             **values
-            | {"tensors": [TensorResult(**_restore(t)) for t in values["tensors"]]}
-            | {"curves": [Curve(**_restore(c)) for c in values["curves"]]},
+            | {"tensors": [TensorResult(**_diagnosed(_restore(t))) for t in values["tensors"]]}
+            | {"curves": [Curve(**_restore(c)) for c in values["curves"]]}
+            | {"not_run": [NotRun(**x) for x in values["not_run"]]}
+            | {"idle": [Idle(**x) for x in values["idle"]]},
             stages=stages,
-            first_divergence=None if first is None else Divergence(**_restore(first)),
+            first_divergence=None if first is None else Divergence(**_diagnosed(_restore(first))),
         )
 
 
@@ -205,6 +260,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
+
+
+def _diagnosed(values: dict[str, Any]) -> dict[str, Any]:
+    found = values["diagnosis"]
+    return {**values, "diagnosis": None if found is None else Diagnosis(**found)}
 
 
 def _restore(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The two sides of a check: what each can do, and what it reports, in NumPy and under torch's names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -16,12 +16,14 @@ class TrainingState(NamedTuple):
     """All that a step changes.
 
     weights: parameters and buffers. moments: optimizer state as "kind/parameter" with the kinds momentum (Muon),
-    first_moment and second_moment (AdamW), and "count/label", the steps that an optimizer group has taken.
+    first_moment and second_moment (AdamW), and "count/label", the steps that an optimizer group has taken; what a port
+    keeps besides, under its own names. key: the port's random key, None where its seed decides.
     """
 
     weights: Named
     moments: Named
     step: int
+    key: np.ndarray | None = None
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Stepped(NamedTuple):
     loss: np.ndarray  # nats per target, a scalar
     grad_norm: np.ndarray  # of all gradients together before clipping, a scalar
     learning_rate: float  # as the trainer logs it
+    norms: Named  # as it logs them: "leaf_norm/parameter", "param_norm/label", "update_norm/label"
     gradients: Named  # of the mean loss, with respect to the parameters, before clipping
     after: TrainingState
 
@@ -57,6 +60,14 @@ class Optimized(NamedTuple):
 
     clipped: Named  # the gradients after clipping, by parameter
     after: TrainingState
+
+
+class Resumed(NamedTuple):
+    """A checkpoint written and read: the state that a run goes on from, and every field as saved and as read."""
+
+    state: TrainingState
+    saved: Named
+    restored: Named
 
 
 class Side(Protocol):
@@ -96,6 +107,12 @@ class Side(Protocol):
     def evaluate(self, state: TrainingState, data: Data, limit: int) -> Named:
         """Sums and metrics over the first `limit` validation batches in eval mode, scalars by the trainer's names."""
         ...
+
+
+def named_norms(parameters: Iterable[str], metrics: Named) -> Named:
+    """The norms among a step's metrics, those of `leaf_norms` by parameter; see `Stepped`."""
+    leaves = {f"leaf_norm/{name}": x for name, x in zip(parameters, metrics["leaf_norms"], strict=True)}
+    return leaves | {name: x for name, x in metrics.items() if name.startswith(("param_norm/", "update_norm/"))}
 
 
 def micro_name(name: str, micro_step: int) -> str:

@@ -4,13 +4,17 @@ Everything but the trajectory is local: each stage starts from what the referenc
 clip, update and parameters its gradients), so an error is seen where it arises and not where it arrives.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from parity.budget import EPS, TOLERANCES, Tolerance, squared
 from parity.ledger import Key, Ledger
+from parity.scan_names import by_layer
 from parity.side import Batch, Captured, Differentiated, Named, Optimized, Stepped, TrainingState
 
 NONE = Tolerance("exact", 0.0, "a group without decay, a table without bytes: zero is the right value")
+COPY = Tolerance("exact", 0.0, "a number that is carried on, not computed")
 
 
 def compare_data(ledger: Ledger, init: str, step: int, reference: Batch, port: Batch) -> None:
@@ -26,18 +30,24 @@ def compare_data(ledger: Ledger, init: str, step: int, reference: Batch, port: B
 def compare_weights(ledger: Ledger, init: str, step: int, reference: Named, port: Named) -> None:
     """Names, shapes, dtypes and every value of parameters and buffers after the bridge."""
     for name in ledger.names("weights", init, step, reference, port):
-        if reference[name].dtype != port[name].dtype:
-            ledger.refuse(
-                Key("weights", name, init), step, f"{reference[name].dtype} in torch, {port[name].dtype} in JAX"
-            )
-        else:
-            ledger.enter(Key("weights", name, init), step, reference[name], port[name])
+        enter_copy(ledger, Key("weights", name, init), step, reference[name], port[name])
+
+
+def enter_copy(ledger: Ledger, key: Key, step: int, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Enter what must be equal in type and in every value."""
+    if ours.dtype != theirs.dtype:
+        ledger.refuse(key, step, f"{ours.dtype} in torch, {theirs.dtype} in JAX")
+    else:
+        ledger.enter(key, step, ours, theirs, tolerance=COPY)
 
 
 def compare_schedule(ledger: Ledger, init: str, reference: Named, port: Named) -> None:
     """Every rate, decay and momentum at every step of the run, relative to the largest of its curve."""
     allowed = TOLERANCES[ledger.dtype]["schedule"]
     for name in ledger.names("schedule", init, 0, reference, port):
+        if np.shape(port[name]) != reference[name].shape:
+            ledger.enter(Key("schedule", name, init, name), 0, reference[name], port[name])
+            continue
         peak = np.abs(reference[name]).max()
         for step, (ours, theirs) in enumerate(zip(reference[name], port[name], strict=True)):
             if ours == 0:
@@ -51,10 +61,12 @@ def compare_activations(
     ledger: Ledger, init: str, step: int, reference: Captured, port: Captured, truth: Captured, serial: Captured
 ) -> None:
     """Every activation in the order of the forward pass, then the gradient of each in that of the backward pass."""
-    a, b, t, s = reference.activations, port.activations, truth.activations, serial.activations
+    a, t, s = reference.activations, truth.activations, serial.activations
+    b = by_layer(a, port.activations)
     for name in ledger.names("activations", init, step, a, b):
         ledger.enter(Key("activations", name, init), step, a[name], b[name], t[name], s.get(name))
-    a, b, t, s = reference.gradients, port.gradients, truth.gradients, serial.gradients
+    a, t, s = reference.gradients, truth.gradients, serial.gradients
+    b = by_layer(a, port.gradients)
     for name in backwards(ledger.names("gradients", init, step, a, b, "activation")):
         ledger.enter(Key("gradients", f"d {name}", init, "activation"), step, a[name], b[name], t[name], s.get(name))
 
@@ -111,11 +123,14 @@ def compare_optimizers(
             side.after.weights[name].astype(np.float64) - before.weights[name] for side in (reference, port, truth)
         ]
         ledger.enter(Key("update", name, init, "update", labels[name]), step, *updates, eps=eps)
-    states = reference.after.moments, port.after.moments, truth.after.moments
-    for name in ledger.names("update", init, step, *states[:2], "state"):
+    ours, theirs, true = (side.after.moments for side in (reference, port, truth))
+    for name in {**ours, **theirs}:
         kind, _, of = name.partition("/")
-        a, b, t = (state[name] for state in states)
-        ledger.enter(Key("update", name, init, kind, labels.get(of, of)), step, a, b, t)
+        key = Key("update", name, init, kind, labels.get(of, of))
+        if name in ours and name in theirs:
+            ledger.enter(key, step, ours[name], theirs[name], true[name])
+        else:
+            ledger.vacuous(key, step, f"no such state was found in {'JAX' if name in ours else 'torch'}: not compared")
     for name in gradients:
         a, b, t = (side.after.weights[name] for side in (reference, port, truth))
         ledger.enter(Key("parameters", name, init, "parameter", labels[name]), step, a, b, t)
@@ -134,6 +149,13 @@ def note_idle_decay(
         if allowed.kind == "relative" and 0 < shrunk <= allowed.value * update:
             key = Key("update", f"decay of {name}", init, "decay", label)
             ledger.vacuous(key, before.step, "the decay is smaller than the update's tolerance")
+
+
+def note_unknown_state(ledger: Ledger, init: str, step: int, paths: Iterable[str]) -> None:
+    """The state of an optimizer that is laid out in an unknown way cannot be set to the reference's."""
+    for path in paths:
+        why = "what this part of the optimizer's state means could not be found: the update is compared at step 0 only"
+        ledger.vacuous(Key("update", path, init), step, why)
 
 
 def compare_buffers(ledger: Ledger, init: str, step: int, reference: Stepped, port: Stepped, truth: Stepped) -> None:
@@ -156,7 +178,12 @@ def compare_evaluation(ledger: Ledger, init: str, step: int, reference: Named, p
         ledger.enter(Key("evaluation", name, init, name), step, a, b, t, eps=eps, tolerance=tolerance)
 
 
+def norm(arrays: Iterable[np.ndarray]) -> np.float64:
+    """The L2 norm of all arrays together."""
+    return np.sqrt(np.float64(sum(squared(np.asarray(x, np.float64)) for x in arrays)))
+
+
 def norm_ratio(a: Named, b: Named) -> np.float64:
     """||a|| / ||b|| over all leaves."""
-    norms = [np.sqrt(sum(squared(np.asarray(x, np.float64)) for x in tree.values())) for tree in (a, b)]
+    norms = [norm(tree.values()) for tree in (a, b)]
     return np.float64(norms[0] / norms[1]) if norms[1] else np.float64(1)

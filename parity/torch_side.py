@@ -7,7 +7,17 @@ import numpy as np
 import torch
 
 from parity.capture import TorchPass, capture_torch, to_numpy
-from parity.side import Batch, Captured, Differentiated, Named, Optimized, Stepped, TrainingState, micro_name
+from parity.side import (
+    Batch,
+    Captured,
+    Differentiated,
+    Named,
+    Optimized,
+    Stepped,
+    TrainingState,
+    micro_name,
+    named_norms,
+)
 from torch_ref import evaluate, input
 from torch_ref.losses import IGNORE
 from torch_ref.models import TORCH_ONLY, load_weights, make_model
@@ -107,8 +117,10 @@ class TorchSide:
         metrics = train_step(self.config, self.model, self.optimizers, state.step, placed)
         for handle in handles:
             handle.remove()
-        loss, norm = (to_numpy(torch.as_tensor(metrics[name])) for name in ("loss", "grad_norm"))
-        return Stepped(loss, norm, float(metrics["learning_rate"]), gradients, self.state(state.step + 1))
+        found = {name: to_numpy(torch.as_tensor(metric)) for name, metric in metrics.items()}
+        norms = named_norms([name for name, gradient in gradients.items() if gradient is not None], found)
+        rate = float(metrics["learning_rate"])
+        return Stepped(found["loss"], found["grad_norm"], rate, norms, gradients, self.state(state.step + 1))
 
     def train_and_capture(self, state: TrainingState, batch: Batch) -> tuple[Stepped, Captured]:
         """The same, with the activations of its micro-steps and their gradients."""

@@ -6,6 +6,7 @@ several such runs; a port within ten times the envelope is as good as the refere
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from parity.budget import EPS, TOLERANCES, TRAJECTORY_LOSS, Tolerance, error
 from parity.jax_side import JaxSide
 from parity.ledger import Key, Ledger
+from parity.real_step import compare_resumed
 from parity.reference import Reference, Run, Watched
 from parity.result import Curve
 from parity.side import Stepped, TrainingState
@@ -21,17 +23,23 @@ from twinstep.data import Data
 FLOOR_ULPS = 4  # of the loss, or of a tensor's norm: what one more rounding may do where the envelope is smaller
 
 
-def run_port(side: JaxSide, state: TrainingState, data: Data, steps: int, watched: Sequence[int]) -> Run:
+def run_port(
+    ledger: Ledger, init: str, side: JaxSide, state: TrainingState, data: Data, steps: int, watched: Sequence[int]
+) -> Run:
     """The port's free run on its own batches.
 
-    Halfway it saves a checkpoint, restores it and opens the input again: what a resume loses shows in the second half.
+    Halfway it saves a checkpoint, restores it and opens the input again: what a resume loses is entered, and shows in
+    the second half. Of batches beyond those asked for one
+    is taken, by which they are known.
     """
     run, half = Run(), steps // 2
     for first, last in ((0, half), (half, steps)):
-        batches = side.batches(data, state.step, state.step + last - first)
+        batches = islice(side.batches(data, state.step, state.step + last - first), last - first + 1)
         state = run.train(side, state, batches, watched)
         if last == half:
-            state = side.resume(state)
+            resumed = side.resume(state)
+            compare_resumed(ledger, init, half, resumed.saved, resumed.restored)
+            state = resumed.state
     return run
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch_ref.parallel
-from parity.check import check_here
+from parity.check import check_watched
 from parity.environment import use_one_thread
 from parity.platforms import check_platform
 from parity.request import Request
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     torch_ref.parallel.set_precision(replace(request.config, train=full))
     if request.checkpoint is None:
         use_one_thread()
-    result = check_here(request)
+    result = check_watched(request)
     answer.write_text(json.dumps(result.to_json(), allow_nan=False), encoding="utf-8")
     return 0
 

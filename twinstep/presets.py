@@ -44,7 +44,16 @@ PRESETS: dict[str, Config] = {
     "parity": Config(
         model=GPTConfig(depth=2, d_model=128, head_dim=32, kv_heads=2, vocab_size=256),
         data=CorpusConfig(sequence_len=64, masked_targets=0.2),
-        optimizer=OptimizerConfig(weight_decay=0.1, matrix_weight_decay=0.1, warmup_fraction=0.1),
+        optimizer=OptimizerConfig(
+            weight_decay=0.1,
+            matrix_weight_decay=0.1,
+            decay_schedule="linear",
+            clip_norm=1.75,
+            warmup_fraction=0.3,
+            warmdown_fraction=0.4,
+            final_lr_fraction=0.1,
+            momentum_steps=8,
+        ),
         train=TrainConfig(steps=20, batch_size=4, accumulation=2),
     ),
     "nanochat-d20": Config(

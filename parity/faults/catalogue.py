@@ -2,23 +2,57 @@
 
 from parity.faults import (
     adamw,
+    algorithms,
     attention,
     bridge,
+    chunks,
     clip,
     data,
     devices,
+    evaluation,
+    islands,
     layers,
+    long_sequences,
     loss,
     modes,
     muon,
+    real_step,
     resume,
+    rewritten_models,
+    rewritten_steps,
     rounding,
     schedule,
+    sharded,
+    sigmoid,
 )
 from parity.faults.fault import Fault
 from parity.result import STAGES
 
-PARTS = (data, bridge, schedule, attention, layers, loss, clip, adamw, muon, modes, devices, resume, rounding)
+PARTS = (
+    data,
+    bridge,
+    schedule,
+    attention,
+    long_sequences,
+    layers,
+    islands,
+    loss,
+    sigmoid,
+    chunks,
+    clip,
+    adamw,
+    algorithms,
+    muon,
+    modes,
+    real_step,
+    devices,
+    sharded,
+    resume,
+    evaluation,
+    rounding,
+    rewritten_models,
+    rewritten_steps,
+)
 
 
 def place(fault: Fault) -> int:

@@ -26,6 +26,26 @@ def each_leaf(grads: Any, max_norm: float) -> Any:
     return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (jnp.linalg.norm(g) + optimizer.CLIP_EPS)), grads)
 
 
+def always_scaled(grads: Any, max_norm: float) -> Any:
+    return jax.tree.map(lambda g: g * (max_norm / (optax.tree.norm(grads) + optimizer.CLIP_EPS)), grads)
+
+
+def by_squared_norm(grads: Any, max_norm: float) -> Any:
+    factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) ** 2 + optimizer.CLIP_EPS))
+    return jax.tree.map(lambda g: g * factor, grads)
+
+
+def without_the_embedding(grads: Any, max_norm: float) -> Any:
+    norm = optax.tree.norm({name: g for name, g in grads.items() if name != "embedding"})
+    return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (norm + optimizer.CLIP_EPS)), grads)
+
+
+def by_twice_the_norm(grads: Any, max_norm: float) -> Any:
+    """Norm and factor are those of the sum over two micro-steps."""
+    clipped, norm = clip_by_global_norm(jax.tree.map(lambda g: 2 * g, grads), max_norm)
+    return jax.tree.map(lambda g: g / 2, clipped), norm
+
+
 def inside_multi_transform() -> Any:
     """Each group clips its own gradients."""
 
@@ -68,5 +88,42 @@ FAULTS = (
         "clip",
         "the clip is left out",
         clipping(lambda grads, max_norm: grads),
+    ),
+    Fault(
+        "clip factor not limited to 1",
+        "linear",
+        "clip",
+        "small gradients are scaled up to the limit",
+        clipping(always_scaled),
+        flags="--clip-norm 10",
+    ),
+    Fault(
+        "clip norm of 0 taken as a limit",
+        "embedding",
+        "clip",
+        "0 means no clipping, and all gradients vanish",
+        clipping(always_scaled),
+        flags="--clip-norm 0",
+    ),
+    Fault(
+        "clip by the squared norm",
+        "mlp",
+        "clip",
+        "the root is left out",
+        clipping(by_squared_norm),
+    ),
+    Fault(
+        "clip without the embedding",
+        "embedding",
+        "clip",
+        "the norm is that of the matrices",
+        clipping(without_the_embedding),
+    ),
+    Fault(
+        "norm of the sum over micro-steps",
+        "linear",
+        "clip",
+        "the norm is taken before the division by the targets' number",
+        swap(clip_by_global_norm, by_twice_the_norm),
     ),
 )

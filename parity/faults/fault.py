@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+from parity.check_configs import split_devices
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -29,17 +31,12 @@ class Fault:
     @property
     def devices(self) -> int:
         """Over how many the step runs."""
-        words = shlex.split(self.flags)
-        return int(words[words.index("--devices") + 1]) if "--devices" in words else 1
+        return split_devices(shlex.split(self.flags))[1]
 
     @property
     def trainer_flags(self) -> list[str]:
         """The flags but for --devices and its number."""
-        words = shlex.split(self.flags)
-        if "--devices" in words:
-            at = words.index("--devices")
-            del words[at : at + 2]
-        return words
+        return split_devices(shlex.split(self.flags))[0]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from optax import contrib
 
 from jax_impl import muon as ours
 from jax_impl import optimizer
-from jax_impl.muon import MuonState, orthogonalize_tree, shape_scale
+from jax_impl.muon import MuonState, orthogonalize, orthogonalize_tree, shape_scale
 from jax_impl.schedule import decay_multiplier, lr_multiplier
 from parity.faults.fault import Fault, swap
 from twinstep.config import Config
@@ -19,8 +19,11 @@ from twinstep.config import Config
 make_transform = optimizer.make_transform
 
 
-def muon_with(buffer: Any = None, direction: Any = None, counted: int = 1) -> Any:
-    """Muon with another momentum `buffer(mu, m, g)`, another `direction(mu, m, g)`, or another count."""
+def muon_with(buffer: Any = None, direction: Any = None, update: Any = None, counted: int = 1, shift: int = 0) -> Any:
+    """Muon with another momentum `buffer(mu, m, g)`, `direction(mu, m, g)` or `update(o, p, lr, decay)`, or count."""
+
+    def decayed(o: jax.Array, p: jax.Array, lr: Any, decay: Any) -> jax.Array:
+        return -lr * (o + decay * p)
 
     def ema(mu: Any, m: jax.Array, g: jax.Array) -> jax.Array:
         return mu * m + (1 - mu) * g
@@ -28,20 +31,33 @@ def muon_with(buffer: Any = None, direction: Any = None, counted: int = 1) -> An
     def faulty(
         learning_rate: Any, momentum: Any, weight_decay: Any, *, steps: int, dtype: Any, **layout: Any
     ) -> optax.GradientTransformation:
-        def update(grads: Any, state: MuonState, params: Any = None) -> Any:
-            mu, lr, decay = momentum(state.count), learning_rate(state.count), weight_decay(state.count)
+        def apply(grads: Any, state: MuonState, params: Any = None) -> Any:
+            mu, lr, decay = momentum(state.count + shift), learning_rate(state.count), weight_decay(state.count)
             buffers = jax.tree.map(lambda m, g: (buffer or ema)(mu, m, g), state.momentum, grads)
             directions = jax.tree.map(lambda m, g: (direction or ema)(mu, m, g), buffers, grads)
             orthogonalized = orthogonalize_tree(directions, steps, dtype, **layout)
-            updates = jax.tree.map(lambda o, p: -lr * (o + decay * p), orthogonalized, params)
+            updates = jax.tree.map(lambda o, p: (update or decayed)(o, p, lr, decay), orthogonalized, params)
             return updates, MuonState(state.count + counted, buffers)
 
         def init(params: Any) -> MuonState:
             return MuonState(jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
 
-        return optax.GradientTransformation(init, update)
+        return optax.GradientTransformation(init, apply)
 
     return swap(ours.muon, faulty)
+
+
+def cautious(o: jax.Array, p: jax.Array, lr: Any, decay: Any) -> jax.Array:
+    return -lr * (o + jnp.where(o * p >= 0, decay * p, 0))
+
+
+def shrunk_together(o: jax.Array, p: jax.Array, lr: Any, decay: Any) -> jax.Array:
+    return (p - lr * o) * (1 - lr * decay) - p
+
+
+def with_eps_in_the_root(x_RQ: jax.Array, steps: int, dtype: jnp.dtype) -> jax.Array:
+    squares = jnp.sum(jnp.square(x_RQ), axis=(-2, -1), keepdims=True)
+    return orthogonalize(x_RQ / jnp.sqrt(squares + ours.EPS), steps, dtype)
 
 
 def other_iterations(config: Config, *args: Any) -> optax.GradientTransformation:
@@ -146,6 +162,41 @@ FAULTS = (
         "update",
         "the cubic's 1.5 and -0.5 for the quintic's",
         lambda: mock.patch.object(ours, "COEFFICIENTS", (1.5, -0.5, 0.0)),
+    ),
+    Fault(
+        "eps in Muon's root",
+        "embedding",
+        "update",
+        "the Frobenius norm as sqrt(sum + eps)",
+        swap(ours.orthogonalize, with_eps_in_the_root),
+    ),
+    Fault(
+        "scale of 0.2 sqrt(max)",
+        "linear",
+        "update",
+        "Moonshot's scale, which matches AdamW's step",
+        swap(shape_scale, lambda shape: 0.2 * max(shape[-2:]) ** 0.5),
+    ),
+    Fault(
+        "momentum warmed up from the next step",
+        "mlp",
+        "update",
+        "the count goes up before the momentum is read",
+        muon_with(shift=1),
+    ),
+    Fault(
+        "decay only where it agrees with the update",
+        "embedding",
+        "update",
+        "cautious decay, a newer recipe's",
+        muon_with(update=cautious),
+    ),
+    Fault(
+        "decay after the update",
+        "mlp",
+        "update",
+        "the new parameters shrink, and with them what was just added",
+        muon_with(update=shrunk_together),
     ),
     Fault(
         "matrices in stacks",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jax_impl import checkpoint, input, step
 from parity.faults.fault import Fault, swap
-from parity.jax_side import Observed
+from parity.probes import Observed
 
 restore, train_step, train_batches = checkpoint.restore, step.train_step, input.train_batches
 
@@ -34,6 +34,15 @@ def zeros(tree: Any, kind: Any) -> Any:
 
 def through_bfloat16(state: Any) -> Any:
     return state._replace(params=jax.tree.map(lambda p: p.astype(jnp.bfloat16).astype(p.dtype), state.params))
+
+
+def rounded(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype) if x.dtype.kind == "f" else x, tree)
+
+
+def with_norm_exchanged(state: Any) -> Any:
+    norm = state.params["norm"]
+    return state._replace(params={**state.params, "norm": {"weight": norm["bias"], "bias": norm["weight"]}})
 
 
 def from_the_start(source: Any, start: int, stop: int, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -89,9 +98,37 @@ FAULTS = (
         swap(train_batches, from_the_start),
     ),
     Fault(
-        "optimizer state not carried on",
+        "resume without the key",
+        "mlp",
+        "trajectory",
+        "the random key is not in the checkpoint: dropout goes on from another",
+        losing(lambda s: s._replace(key=s.key + 1)),
+    ),
+    Fault(
+        "resume with moments in bfloat16",
         "embedding",
         "trajectory",
+        "the checkpoint holds rounded moments",
+        losing(lambda s: s._replace(opt_state=rounded(s.opt_state))),
+    ),
+    Fault(
+        "resume with parameters exchanged",
+        "mlp",
+        "trajectory",
+        "two arrays of one shape are read in another order than they were written",
+        losing(with_norm_exchanged),
+    ),
+    Fault(
+        "resume one step back",
+        "linear",
+        "trajectory",
+        "the step before is saved: a batch is trained on twice",
+        losing(lambda s: s._replace(step=s.step - 1)),
+    ),
+    Fault(
+        "optimizer state not carried on",
+        "embedding",
+        "parameters",
         "the step returns it and the loop drops it",
         swap(train_step, forgetful),
     ),

@@ -14,14 +14,13 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from parity.check import SEEDS, check_here
-from parity.check_configs import subject
+from parity.check_configs import subject, with_flags
 from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
 from parity.reference import Reference, make_reference
 from parity.report.faults import is_right, print_fault_matrix, write_fault_report
 from parity.request import Request
 from parity.result import Result, ratio_to_budget
-from twinstep.cli import parse_flags
 from twinstep.config import Config
 from twinstep.data import Data
 from twinstep.errors import UserError
@@ -106,8 +105,7 @@ class References:
 @cache
 def config_of(fault: Fault) -> Config:
     """The configuration in which a fault is injected: that of `command_of`."""
-    usual = subject(fault.model, "float64", STEPS, 0)
-    return parse_flags(CHECK, usual, fault.trainer_flags) if fault.trainer_flags else usual
+    return with_flags(subject(fault.model, steps=STEPS), fault.trainer_flags)
 
 
 def command_of(fault: Fault) -> str:
@@ -123,14 +121,18 @@ def choose(model: str | None, only: str | None) -> list[Fault]:
 
 
 def inject(faults: Sequence[Fault]) -> Iterator[Outcome]:
-    """One check per fault. Those of several devices need as many in this process."""
+    """One check per fault. Those of several devices need as many in this process.
+
+    Generation takes longer than all other stages, and comes last: it is left out where an earlier one must diverge.
+    """
     references = References()
     for fault in faults:
         if fault.devices > jax.device_count():
             raise UserError(f"{fault.name} needs {fault.devices} devices, this process has {jax.device_count()}")
-        config = config_of(fault)
+        config, generation = config_of(fault), fault.stage in (None, "generation")
         seeds = 1 if config.train.dtype == "float64" else SEEDS
-        yield Outcome(fault, check_here(Request(config, seeds, fault.devices), references, fault.inject))
+        request = Request(config, seeds, fault.devices, generation=generation, nudge=False)
+        yield Outcome(fault, check_here(request, references, fault.inject))
 
 
 def run_catalogue(model: str | None, only: str | None, folder: Path) -> int:

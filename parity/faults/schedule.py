@@ -1,6 +1,7 @@
 """Faults of rates, decay and momentum over the run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,12 +11,31 @@ from jax_impl.optimizer import Group
 from parity.faults.fault import Fault, swap
 from twinstep.config import Config, OptimizerConfig
 
-lr_multiplier = schedule.lr_multiplier
+lr_multiplier, muon_momentum = schedule.lr_multiplier, schedule.muon_momentum
 
 
 def from_zero(config: OptimizerConfig, steps: int, step: Any) -> Any:
     warmup = round(config.warmup_fraction * steps)
     return jnp.where(step < warmup, jnp.asarray(step, float) / max(warmup, 1), lr_multiplier(config, steps, step))
+
+
+def with_fields(**fields: float) -> Any:
+    """The schedule of another configuration."""
+    return swap(lr_multiplier, lambda config, steps, step: lr_multiplier(replace(config, **fields), steps, step))
+
+
+def in_micro_steps(config: OptimizerConfig, steps: int, step: Any) -> Any:
+    warmup = round(config.warmup_fraction * steps)
+    step = jnp.asarray(step)
+    return lr_multiplier(config, steps, jnp.where(step < warmup, jnp.minimum(2 * step + 1, warmup), step))
+
+
+def cosine(config: OptimizerConfig, steps: int, step: Any) -> Any:
+    final = config.final_lr_fraction
+    line = lr_multiplier(config, steps, step)
+    left = (line - final) / (1 - final)
+    curved = final + (1 - final) * (1 - jnp.cos(jnp.pi * left)) / 2
+    return jnp.where(jnp.asarray(step) > steps - round(config.warmdown_fraction * steps), curved, line)
 
 
 def altered_groups(change: Callable[[Config, str, Group], Group]) -> Any:
@@ -107,5 +127,51 @@ FAULTS = (
         "schedule",
         "biases and BatchNorm decay like matrices",
         altered_groups(with_decayed_vectors),
+    ),
+    Fault(
+        "warm-up left out",
+        "embedding",
+        "schedule",
+        "the run begins at the peak rate",
+        with_fields(warmup_fraction=0.0),
+        flags="--warmup-fraction 0.4 --warmdown-fraction 0.4",
+    ),
+    Fault(
+        "warm-up counted in micro-steps",
+        "linear",
+        "schedule",
+        "it ends after half of its steps",
+        swap(lr_multiplier, in_micro_steps),
+        flags="--warmup-fraction 0.4 --warmdown-fraction 0.4",
+    ),
+    Fault(
+        "final rate left out",
+        "linear",
+        "schedule",
+        "the warm-down goes to zero, not to a fraction of the peak",
+        with_fields(final_lr_fraction=0.0),
+        flags="--final-lr-fraction 0.1",
+    ),
+    Fault(
+        "cosine for a line",
+        "mlp",
+        "schedule",
+        "the warm-down is half a cosine",
+        swap(lr_multiplier, cosine),
+        flags="--warmdown-fraction 0.6",
+    ),
+    Fault(
+        "decay over the warm-down",
+        "embedding",
+        "schedule",
+        "the decay shrinks with the learning rate, not over the run",
+        swap(schedule.decay_multiplier, lambda config, steps, step: lr_multiplier(config, steps, step)),
+    ),
+    Fault(
+        "momentum one step late",
+        "embedding",
+        "schedule",
+        "Muon's momentum is that of the step before",
+        swap(schedule.muon_momentum, lambda config, step: muon_momentum(config, jnp.maximum(jnp.asarray(step) - 1, 0))),
     ),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 from twinstep.errors import UserError
 
 DEFAULT = Path("parity-report")
-OURS = ("parity.json", "faults.json")
+OURS = ("parity.json", "faults.json", "all.json")
 
 
 def open_folder(out_dir: str | None) -> Path:

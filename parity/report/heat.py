@@ -117,7 +117,7 @@ def cell(group: list[Comparison]) -> Cell:
     checked = [c for c in group if c.status != "unchecked"]
     if not checked:
         return judged(
-            0.0, "unchecked", f"{len(group)} unchecked: {printable(group[0].tensor.note) or 'below the noise'}"
+            0.0, "unchecked", f"{len(group)} unchecked: {printable(group[0].tensor.why_unchecked) or 'below the noise'}"
         )
     worst = max(checked, key=lambda c: (c.status == "diverges", c.share))
     t = worst.tensor

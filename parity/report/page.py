@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from parity.report import curves
-from parity.report.heat import LEVELS, MOST_ROWS, Comparison, by_layer, by_step, comparisons
+from parity.report.causes import causes
+from parity.report.divergence import causes_table, first_divergence, worst_tensors
+from parity.report.heat import LEVELS, MOST_ROWS, by_layer, by_step
 from parity.report.markup import Markup, element, join
 from parity.report.tables import facts, heat_legend, heat_table, page, section, table
 from parity.report.terminal import MARKS, notes, ran_on, ratio_sentence, seeds, stage_numbers
-from parity.report.text import NONE, count, duration, number, ratio, share
+from parity.report.text import NONE, count, duration
 from parity.result import STAGES, Result
 
-WORST = 20  # tensors listed
 MOST_UNCHECKED = 60
 
 
@@ -24,9 +25,9 @@ def report_page(result: Result) -> str:
 
 def what_was_found(result: Result) -> Iterator[Markup]:
     """The sections of a check that compared something."""
-    yield section("Stages", stage_table(result))
-    yield section("Worst tensors", *worst_tensors(result))
+    yield section("Stages", stage_table(result), *code_table(result))
     yield section("Error by layer and stage", *layer_map(result))
+    yield causes_table(result) if causes(result).listed else worst_tensors(result)
     yield section("Error by step", heat_table(by_step(result), "stage", "Largest part of its budget used at a step."))
     if result.curves:
         yield section("Losses", *(curves.drawn(figure) for figure in curves.figures(result)))
@@ -47,35 +48,6 @@ def head(result: Result) -> Iterator[Markup]:
         yield element("p", sides, class_="soft")
 
 
-def first_divergence(result: Result) -> Iterator[Markup]:
-    """Where the port diverges first, and the last tensor before it that was still right."""
-    d = result.first_divergence
-    if d is None:
-        return
-    values: dict[str, object] = {
-        "stage": d.stage,
-        "tensor": element("code", d.tensor),
-        "step": d.step,
-        "initialization": d.init,
-        "relative L2 error": number(d.relative_l2),
-        "budget": number(d.budget),
-    }
-    if d.note:
-        values["what"] = d.note
-    if d.hint:
-        values["likely cause"] = d.hint
-    before = None
-    for t in result.tensors:
-        if (t.stage, t.init) == (d.stage, d.init):
-            if t.tensor == d.tensor:
-                break
-            if d.step in t.steps and t.status[t.steps.index(d.step)] == "agrees":
-                before = t.tensor
-    if before is not None:
-        values["last within budget before it"] = element("code", before)
-    yield section("First divergence", facts("What comes after it is reported below, but not blamed.", values))
-
-
 def stage_table(result: Result) -> Markup:
     """One row for each stage."""
     rows = []
@@ -94,26 +66,15 @@ def stage_table(result: Result) -> Markup:
     return table(caption, ["stage", "verdict", "worst tensor", *head], rows)
 
 
-def worst_tensors(result: Result) -> Iterator[Markup]:
-    """Each tensor at its worst step, nearest to its budget or furthest beyond it first."""
-    worst: dict[int, Comparison] = {}
-    for c in comparisons(result):
-        if c.status != "unchecked" and c.share > 0:
-            known = worst.get(id(c.tensor))
-            worst[id(c.tensor)] = c if known is None or c.share > known.share else known
-    ranked = sorted(worst.values(), key=lambda c: (c.status != "diverges", -c.share))
-    if not ranked:
-        yield element("p", "Whatever was compared is equal to the last bit.")
-        return
-    head = ["tensor", "stage", "budget used", "relative L2", "budget", "error ratio", "step", "init", "group"]
+def code_table(result: Result) -> Iterator[Markup]:
+    """Which functions compute each stage; nothing of a user's own pair."""
     rows = []
-    for c in ranked[:WORST]:
-        t, wrong = c.tensor, c.status == "diverges"
-        row: list[object] = [element("code", t.tensor), t.stage, f"✗ {share(c.share)}" if wrong else share(c.share)]
-        row += [number(c.relative_l2), number(c.budget), ratio(c.ratio), c.step, t.init, t.group or NONE]
-        rows.append([*row, f"{t.elements:,}", (wrong and t.note) or NONE])
-    shown = f"{min(len(ranked), WORST)} of {count(len(ranked), 'tensor')}"
-    yield table(f"{shown} with an error above zero, each at its worst step.", [*head, "elements", "note"], rows)
+    for name in STAGES:
+        if name in result.stages and (code := result.stages[name].code):
+            rows.append([name, element("code", code["torch"]), element("code", code["jax"])])
+    if rows:
+        shown = table("The functions that compute each stage.", ["stage", "in PyTorch", "in JAX"], rows)
+        yield element("details", element("summary", "What computes each stage"), shown)
 
 
 def layer_map(result: Result) -> Iterator[Markup]:
@@ -135,7 +96,7 @@ def unchecked(result: Result) -> Iterator[Markup]:
         if steps:
             which = "all" if len(steps) == len(t.steps) else ", ".join(map(str, steps[:8]))
             which += ", …" if len(steps) > 8 and which != "all" else ""
-            rows.append([element("code", t.tensor), t.stage, t.init, which, t.note or NONE])
+            rows.append([element("code", t.tensor), t.stage, t.init, which, t.why_unchecked or NONE])
     if not rows:
         return
     caption = f"{count(len(rows), 'tensor')} with comparisons that could not have failed."

@@ -31,7 +31,7 @@ def section(title: str, *children: object) -> Markup:
 
 
 # Columns of text that may be broken, and of text that may not; all others hold numbers.
-WORDS = ("worst tensor", "note", "why", "about", "reason")
+WORDS = ("worst tensor", "how it is wrong", "furthest off", "in PyTorch", "in JAX", "why", "about", "reason")
 NAMES = ("stage", "verdict", "group", "init", "steps", "model", "expected", "found", "outcome")
 
 

@@ -8,8 +8,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.report.text import NONE, count, duration, elide, number, printable, ratio, share
-from parity.result import STAGES, Result, StageResult, ratio_to_budget
+from parity.report.text import (
+    NONE,
+    count,
+    duration,
+    elide,
+    near_one,
+    number,
+    printable,
+    ratio,
+    share,
+    worst_element,
+)
+from parity.result import STAGES, Divergence, Result, StageResult, ratio_to_budget
 
 MARKS = {"agrees": "✓", "diverges": "✗", "unchecked": "?"}
 COLORS = {"agrees": "green", "diverges": "bold red", "unchecked": "yellow"}
@@ -33,6 +44,9 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
     files: what `write_report` returned, named in the last line.
     """
     console.print(Text(f"{MARKS[result.verdict]} {printable(result.sentence)}", style=COLORS[result.verdict]))
+    if result.first_divergence is not None:
+        for line in told(result.first_divergence):
+            console.print(Text(printable(line)))
     for note in notes(result):
         console.print(Text(f"! {printable(note)}", style="yellow"))
     if (ratios := ratio_sentence(result)) is not None:
@@ -46,6 +60,19 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
     if files:
         names = ", ".join(path.name for path in files)
         console.print(Text(printable(f"Written to {files[0].parent}: {names}")))
+
+
+def told(d: Divergence) -> list[str]:
+    """What stands below the sentence: both values where they are furthest apart, and the code on either side."""
+    lines = []
+    if d.diagnosis is not None:
+        lines.append(
+            f"Furthest off: {worst_element(d.diagnosis)}; norm {near_one(d.diagnosis.norm_ratio)} times PyTorch's, "
+            f"cosine {near_one(d.diagnosis.cosine)}."
+        )
+    if d.code:
+        lines.append(f"Computed by {d.code['torch']} in PyTorch, {d.code['jax']} in JAX.")
+    return lines
 
 
 def notes(result: Result) -> list[str]:

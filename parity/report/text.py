@@ -2,6 +2,8 @@
 
 import math
 
+from parity.result import Diagnosis
+
 NONE = "–"  # a value that does not apply
 
 
@@ -54,3 +56,32 @@ def count(n: int, one: str, many: str = "") -> str:
 def elide(text: str, width: int) -> str:
     """The start and the end of a text that is too long for a picture."""
     return text if len(text) <= width else f"{text[: width // 2 - 1]}…{text[len(text) - (width - width // 2) :]}"
+
+
+def at(d: Diagnosis) -> str:
+    """An index, or that there is one number only."""
+    return f"[{', '.join(map(str, d.index))}]" if d.index else "its one number"
+
+
+def near_one(x: float | None) -> str:
+    """A ratio of norms or a cosine, which may be off from 1 or -1 by little."""
+    if x is None:
+        return NONE
+    off = abs(abs(x) - 1)
+    if off >= 1e-4:
+        return f"{x:.4f}" if 0.001 <= abs(x) < 1000 else f"{x:.3g}"
+    sign = "+" if abs(x) > 1 else "-"
+    whole = f"1 {sign} {number(off)}" if off > 1e-13 else "1"
+    return whole if x > 0 else f"-({whole})" if off > 1e-13 else "-1"
+
+
+def values(d: Diagnosis) -> tuple[str, str]:
+    """The reference's value and the port's, with as many digits as tell them apart."""
+    digits = next((n for n in range(3, 17) if f"{d.reference:.{n}g}" != f"{d.port:.{n}g}"), 17)
+    return f"{d.reference:.{digits + 1}g}", f"{d.port:.{digits + 1}g}"
+
+
+def worst_element(d: Diagnosis) -> str:
+    """Both values, and where."""
+    reference, port = values(d)
+    return f"{reference} in PyTorch, {port} in JAX at {at(d)}"

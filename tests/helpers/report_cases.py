@@ -2,7 +2,17 @@
 
 import math
 
-from parity.result import STAGES, Curve, Divergence, Result, StageResult, Status, TensorResult, ratio_to_budget
+from parity.result import (
+    STAGES,
+    Curve,
+    Diagnosis,
+    Divergence,
+    Result,
+    StageResult,
+    Status,
+    TensorResult,
+    ratio_to_budget,
+)
 
 EVIL = "<script>alert(1)</script>\" onmouseover='x' &amp; \x1b[31m$\\frac$ [bold]"
 
@@ -17,11 +27,16 @@ def tensor(
     ratio: list[float] | None = None,
     init: str = "nonzero",
     note: str = "",
+    diagnosis: Diagnosis | None = None,
 ) -> TensorResult:
     """One tensor at steps 0, 1, …; it diverges where its error is beyond its budget, or not a number."""
     judged: list[Status] = ["agrees" if error <= budget else "diverges" for error in relative_l2]
     n = len(relative_l2)
-    return TensorResult(stage, name, "", init, 8, [*range(n)], relative_l2, [budget] * n, ratio, status or judged, note)
+    status = status or judged
+    why, note = (note, "") if "diverges" not in status else ("", note)
+    return TensorResult(
+        stage, name, "", init, 8, [*range(n)], relative_l2, [budget] * n, ratio, status, note, why, diagnosis
+    )
 
 
 def result(tensors: list[TensorResult], curves: list[Curve] | None = None, **changes) -> Result:
@@ -31,7 +46,9 @@ def result(tensors: list[TensorResult], curves: list[Curve] | None = None, **cha
     for t in sorted(tensors, key=lambda t: STAGES.index(t.stage)):
         if "diverges" in t.status and first is None:
             i = t.status.index("diverges")
-            first = Divergence(t.stage, t.tensor, t.steps[i], t.init, t.relative_l2[i], t.budget[i], t.note)
+            first = Divergence(
+                t.stage, t.tensor, t.steps[i], t.init, t.relative_l2[i], t.budget[i], t.note, diagnosis=t.diagnosis
+            )
     fixed = {"model": "gpt", "dtype": "float64", "steps": 3, "seed": 0, "seeds": 1, "devices": 1, "seconds": 4.2}
     kept = {stage: found for stage, found in stages.items() if found is not None}
     return Result(

@@ -77,7 +77,7 @@ def run(config: Config, mode: str) -> dict[str, np.ndarray]:
     from jax_impl.models import make_model
     from jax_impl.optimizer import make_optimizer
     from jax_impl.tree import flatten
-    from parity.jax_side import keep_gradients, probing_clip
+    from parity.probes import keep_gradients, probing_clip
 
     model = make_model(config, parallel.axis_name(mode), parallel.attention(), parallel.scans_blocks(mode))
     shapes = {name: s.shape for name, s in (flatten(model.params) | flatten(model.buffers)).items()}

@@ -1,5 +1,6 @@
 """Three pairs that are not ours, each right once and wrong once."""
 
+import re
 from collections import OrderedDict
 
 import jax
@@ -13,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from torch import nn
 
 import parity
+from jax_impl.tree import unflatten
 from parity import Rule
 from twinstep.errors import UserError
 
@@ -290,3 +292,52 @@ def test_the_users_module_is_left_as_it_was():
         optimizers=(lambda params: torch.optim.SGD(params, lr=0.1), optax.sgd(0.1)),
     )
     assert all(torch.equal(before[name], t) and t.dtype == torch.float32 for name, t in module.state_dict().items())
+
+
+class Tower(nn.Module):
+    """Three linear layers, each with a tanh."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_layers_in_a_scan_are_matched_to_torchs_one_by_one(wrong):
+    def scanned(params, x):
+        layers = [params["layers"][str(i)] for i in range(3)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(layers[::-1] if wrong else layers))
+        body = lambda x, p: (jnp.tanh(checkpoint_name(x @ p["weight"].T + p["bias"], "layers")), None)
+        return jax.lax.scan(body, x, stacked)[0]
+
+    tower = Tower()
+    params = unflatten({name: t.numpy() for name, t in tower.state_dict().items()})
+    result = parity.compare(tower, scanned, params, (numbers(5, 4),))
+    assert [t.tensor for t in result.tensors if t.stage == "activations"] == [
+        *(f"layers.{i}" for i in range(3)),
+        "output",
+    ]
+    if wrong:
+        assert (result.first_divergence.stage, result.first_divergence.tensor) == ("activations", "layers.0")
+    else:
+        assert result.verdict == "agrees", result.sentence
+
+
+def test_a_function_or_an_optimizer_that_raises_is_a_divergence_with_its_line():
+    def broken(*args):
+        raise TypeError("two strings cannot be multiplied")
+
+    result = compare_plain(broken)
+    first = result.first_divergence
+    assert (first.stage, first.tensor, result.stages["weights"].verdict) == ("activations", "function", "agrees")
+    assert re.fullmatch(r"TypeError: two strings .*tests/parity/test_any_port\.py:\d+, in broken\)", first.note)
+    optimizers = lambda params: torch.optim.SGD(params, lr=0.1), optax.GradientTransformation(lambda params: (), broken)
+    result = compare_cnn(LinenCNN(), optimizers=optimizers)
+    assert (result.first_divergence.stage, result.first_divergence.tensor) == ("update", "optimizer")
+    assert result.stages["gradients"].verdict == "agrees"

@@ -6,11 +6,14 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jax_impl import step
 from parity.check import check, check_here
 from parity.check_configs import subject
 from parity.faults.fault import swapped
+from parity.faults.rewritten_models import scanned
+from parity.faults.rewritten_steps import muon_that_keeps
 from parity.reference import make_reference, watched_steps
 from parity.request import Request
 from parity.result import STAGES, Result
@@ -93,6 +96,27 @@ def test_a_decay_below_the_tolerance_and_a_clip_that_never_acts_are_unchecked():
     assert all(set(t.status) == {"unchecked"} for t in idle)
     factor = [t for t in result.tensors if t.tensor == "factor - 1"]
     assert all(set(t.status) == {"unchecked"} for t in factor)
+
+
+def test_an_optimizers_state_that_cannot_be_told_is_noted_and_its_update_compared_at_the_first_step():
+    """Muon's momentum in one vector."""
+    in_one = muon_that_keeps(lambda tree: ravel_pytree(tree)[0], lambda kept, like: ravel_pytree(like)[1](kept))
+    result = check_here(Request(subject("linear", "float64", 3, 0)), around=in_one)
+    assert result.verdict == "agrees", result.sentence
+    updates = {t.tensor: t for t in result.tensors if t.stage == "update" and t.init == "nonzero"}
+    assert updates["linear.weight"].steps == [0]
+    assert set(updates["momentum/linear.weight"].status) == {"unchecked"}
+    (unknown,) = (t for name, t in updates.items() if "kept" in name)
+    assert set(unknown.status) == {"unchecked"}
+    assert "could not be found" in updates["linear.weight"].note + unknown.note
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [False, True])
+def test_blocks_in_a_scan_are_matched_layer_by_layer(remat):
+    result = check_here(Request(tiny_gpt(3, depth=3)), around=scanned(remat))
+    assert result.verdict == "agrees", result.sentence
+    assert {f"h.{i}.attn.c_q" for i in range(3)} <= {t.tensor for t in result.tensors}
 
 
 def test_long_runs_are_watched_at_ten_steps_the_first_three_and_the_last_among_them():

@@ -113,3 +113,61 @@ def test_a_tolerance_given_takes_the_place_of_the_stages():
     key = Key("trajectory", "loss", "nonzero")
     ledger.enter(key, 0, ONES, ONES + 1e-8, tolerance=Tolerance("relative", 1e-7, ""))
     assert ledger.judge()[2] is None
+
+
+def test_a_number_that_is_not_finite_on_one_side_diverges_with_its_place_and_its_side():
+    ledger, broken = Ledger("float64"), np.array([1.0, np.nan, np.inf, 4.0])
+    ledger.enter(Key("activations", "in JAX", "nonzero"), 0, ONES, broken)
+    ledger.enter(Key("activations", "in torch", "nonzero"), 0, broken, ONES)
+    ledger.enter(Key("activations", "elsewhere", "nonzero"), 0, broken, broken[::-1])
+    ledger.enter(Key("activations", "alike", "nonzero"), 0, broken, broken)
+    _, tensors, first = ledger.judge()
+    assert {t.tensor: t.status for t in tensors} == {
+        "in JAX": ["diverges"], "in torch": ["diverges"], "elsewhere": ["diverges"], "alike": ["unchecked"]
+    }  # fmt: skip
+    notes = {t.tensor: t.note or t.why_unchecked for t in tensors}
+    assert notes["in JAX"] == "nan in JAX, 1 in torch at [1], the first of 2 places of 4"
+    assert notes["in torch"] == "1 in JAX, nan in torch at [1], the first of 2 places of 4"
+    assert notes["alike"] == "nan on both sides at [1], the first of 2 places of 4"
+    assert (first.tensor, first.note) == ("in JAX", notes["in JAX"])
+
+
+def test_a_seed_whose_numbers_are_not_finite_on_both_sides_hides_no_other_seed():
+    ledger, broken = Ledger("float64"), np.full(4, np.nan)
+    for ours, theirs in ((ONES, 2 * ONES), (broken, broken)):
+        ledger.enter(Key("loss", "loss", "nonzero"), 0, ours, theirs)
+    assert ledger.judge()[2].relative_l2 == 1
+
+
+def test_what_is_no_number_and_what_is_laid_out_otherwise_say_so():
+    ledger, matrix = Ledger("float64"), np.arange(6.0).reshape(2, 3)
+    ledger.enter(Key("activations", "none", "nonzero"), 0, ONES, None)
+    ledger.enter(Key("activations", "text", "nonzero"), 0, ONES, "a text")
+    ledger.enter(Key("activations", "turned", "nonzero"), 0, matrix, matrix.T)
+    notes = {t.tensor: t.note for t in ledger.judge()[1]}
+    assert notes == {
+        "none": "no numbers in JAX, but NoneType",
+        "text": "no numbers in JAX, but str_",
+        "turned": "shape (2, 3) in torch, (3, 2) in JAX: transposed",
+    }
+
+
+def test_a_divergence_has_the_diagnosis_of_its_step_and_what_its_group_shares():
+    ledger, random = Ledger("float64"), np.random.default_rng(0)
+    for name, group, factor in (("a", "matrix", 2), ("b", "matrix", 2), ("c", "head", 1)):
+        for step in (0, 1):
+            x = random.standard_normal(9)
+            ledger.enter(Key("update", name, "nonzero", "update", group), step, x, x if step == 0 else factor * x)
+    _, tensors, first = ledger.judge()
+    assert (first.tensor, first.step, first.group) == ("a", 1, "matrix")
+    assert first.guess == "twice as large; all 2 of group matrix, none of the others"
+    assert first.diagnosis == tensors[0].diagnosis
+    assert (first.diagnosis.step, first.diagnosis.norm_ratio) == (1, 2.0)
+    assert tensors[2].diagnosis is None
+
+
+def test_an_error_within_its_budget_is_not_diagnosed():
+    ledger = Ledger("float64")
+    ledger.enter(Key("update", "w", "nonzero"), 0, ONES, ONES * (1 + 1e-12))
+    [tensor] = ledger.judge()[1]
+    assert (tensor.status, tensor.diagnosis) == (["agrees"], None)

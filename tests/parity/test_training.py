@@ -13,7 +13,7 @@ import torch_ref.models as torch_models
 from jax_impl import step as jax_step
 from jax_impl.optimizer import make_optimizer
 from jax_impl.tree import flatten
-from parity.jax_side import keep_gradients, probing_clip
+from parity.probes import keep_gradients, probing_clip
 from torch_ref import step as torch_step
 from torch_ref.input import to_tensors
 from torch_ref.optimizer import setup_optimizers

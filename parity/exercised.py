@@ -1,0 +1,80 @@
+"""Which lines of the port a check ran or traced, and which it only imported.
+
+What did not run was not compared: a fault there passes. coverage.py watches the lines; a function that JAX traces runs
+once in Python, so that its lines are seen then.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import coverage
+
+from parity.result import NotRun
+
+REFUSALS = r"^\s*(raise|assert) "  # of bad input and of what cannot be: no arithmetic
+
+
+@dataclass
+class Lines:
+    """Of the watched files: the lines of their statements, and of those that did not run."""
+
+    statements: dict[Path, set[int]] = field(default_factory=dict)
+    missing: dict[Path, set[int]] = field(default_factory=dict)
+
+
+@contextmanager
+def watch_lines(files: Sequence[Path]) -> Iterator[Lines]:
+    """The lines of these files, entered when the context ends.
+
+    Nothing is watched where a debugger or another coverage is at work: the two would stop each other.
+    """
+    lines = Lines()
+    if sys.gettrace() is not None:
+        yield lines
+        return
+    watcher = coverage.Coverage(data_file=None, config_file=False, include=list(map(str, files)), messages=False)
+    watcher.exclude(REFUSALS)
+    watcher.start()
+    try:
+        yield lines
+    finally:
+        watcher.stop()
+        for path in files:
+            _, statements, _, missing, _ = watcher.analysis2(str(path))
+            lines.statements[path], lines.missing[path] = set(statements), set(missing)
+
+
+def not_run(lines: Lines, root: Path) -> list[NotRun]:
+    """The functions that did not run, or not wholly, by file and in its order; files relative to `root`.
+
+    What stands outside of functions runs when a file is imported, and is left out.
+    """
+    found = []
+    for path, statements in sorted(lines.statements.items()):
+        for name, body in functions(ast.parse(path.read_text(encoding="utf-8"))).items():
+            missing = body & lines.missing[path]
+            if missing:
+                file = path.relative_to(root).as_posix()
+                found.append(NotRun(file, name, sorted(missing), missing == body & statements))
+    return found
+
+
+def functions(tree: ast.AST, prefix: str = "") -> dict[str, set[int]]:
+    """Function -> lines of its statements, without its docstring and without the functions within it."""
+    found: dict[str, set[int]] = {}
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = functions(node, f"{prefix}{node.name}.")
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = {x.lineno for part in body for x in ast.walk(part) if isinstance(x, ast.stmt)}
+            found[prefix + node.name] = lines - set().union(*inner.values())
+            found |= inner
+        elif isinstance(node, ast.ClassDef):
+            found |= functions(node, f"{prefix}{node.name}.")
+        else:
+            found |= functions(node, prefix)
+    return found

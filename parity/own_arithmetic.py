@@ -1,0 +1,79 @@
+"""Which files of jax_impl hold arithmetic, and the configurations that together run all of it."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+import jax_impl
+from parity.result import NotRun
+
+ROOT = Path(jax_impl.__file__).parent
+
+# They start a program, show, store or compile for machines elsewhere: no number of a run comes from them.
+PROGRAM = (
+    "__init__.py",
+    "aot/*",
+    "compilation_cache.py",
+    "cpu.py",
+    "devices.py",
+    "plot.py",
+    "processes.py",
+    "profile.py",
+    "train.py",
+)
+
+# The configurations that together run all of it, by the words that follow `parity check`.
+CONFIGURATIONS = (
+    "gpt",
+    "gpt --sequence-len 320 --optimizer adamw --accumulation 1 --remat --steps 3",
+    "gpt --sequence-len 641 --vocab-size 32768 --depth 1 --d-model 32 --head-dim 16 --kv-heads 1 --batch-size 1 "
+    "--accumulation 1 --steps 3",
+    "gpt --parallel fsdp --devices 4 --steps 5",
+    "gpt --devices 2 --steps 5",
+    "linear",
+    "linear --dataset breast_cancer --head sigmoid",
+    "embedding --matrix-optimizer sgd",
+    "mlp",
+    "mlp --no-shared-dropout",
+    "mlp --devices 2",
+)
+
+# File, function, and what would run it; the first that matches.
+ELSEWHERE = (
+    ("models/splash.py", "*", "a TPU"),
+    ("models/cudnn.py", "*", "an NVIDIA GPU"),
+    ("mesh.py", "torus_shape", "a TPU"),
+    ("mesh.py", "make_mesh", "a TPU"),
+    ("parallel.py", "attention", "an accelerator"),
+    ("optimizer.py", "newton_schulz_dtype", "an accelerator"),
+    ("decoding.py", "_transpose", "an accelerator"),
+    ("optimizer.py", "group_norms", "several processes"),
+    ("parallel.py", "_place_examples", "several processes"),
+)
+
+# Functions beside the arithmetic in its files: they start programs, read files, or choose for the trainer.
+BESIDE = (
+    ("checkpoint.py", ("load_params", "read_weights", "read_weights.read", "attempt", "open_manager")),
+    ("checksum.py", ("numpy_checksum",)),
+    ("generate.py", ("sample_text", "generate_text", "tokens_from_run", "open_run", "main")),
+    ("head_loss.py", ("large_logits",)),
+    ("parallel.py", ("set_precision", "choose_mode")),
+)
+
+
+def files() -> list[Path]:
+    """The files of jax_impl that hold arithmetic."""
+    relative = (path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py")))
+    return [ROOT / path for path in relative if not any(fnmatch(path.as_posix(), glob) for glob in PROGRAM)]
+
+
+def is_beside(missing: NotRun) -> bool:
+    """Whether the function is no part of the arithmetic."""
+    return any(missing.file == file and missing.function in functions for file, functions in BESIDE)
+
+
+def needs(missing: NotRun) -> str:
+    """What a function or its lines need beyond CPUs and one process; "" for what a check can run anywhere."""
+    for file, function, what in ELSEWHERE:
+        if fnmatch(missing.file, file) and fnmatch(missing.function, function):
+            return what
+    return ""

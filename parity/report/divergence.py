@@ -1,0 +1,98 @@
+"""What a report says of tensors that diverge, or come near it: where, by how much, and how they are wrong."""
+
+from collections.abc import Iterator
+
+from parity.report.causes import causes
+from parity.report.heat import Comparison, comparisons
+from parity.report.markup import Markup, element
+from parity.report.tables import facts, section, table
+from parity.report.text import NONE, count, near_one, number, ratio, share, worst_element
+from parity.result import Divergence, Result
+
+MOST = 20  # tensors listed
+
+
+def first_divergence(result: Result) -> Iterator[Markup]:
+    """Where the port diverges first, and the last tensor before it that was still right."""
+    d = result.first_divergence
+    if d is None:
+        return
+    values: dict[str, object] = {
+        "stage": d.stage,
+        "tensor": element("code", d.tensor),
+        "step": d.step,
+        "initialization": d.init,
+        "relative L2 error": number(d.relative_l2),
+        "budget": number(d.budget),
+    }
+    if d.note:
+        values["what"] = d.note
+    if d.hint:
+        values["likely cause"] = d.hint
+    before = None
+    for t in result.tensors:
+        if (t.stage, t.init) == (d.stage, d.init):
+            if t.tensor == d.tensor:
+                break
+            if d.step in t.steps and t.status[t.steps.index(d.step)] == "agrees":
+                before = t.tensor
+    if before is not None:
+        values["last within budget before it"] = element("code", before)
+    values |= differing(d)
+    yield section("First divergence", facts("What comes after it is reported below, but not blamed.", values))
+
+
+def differing(d: Divergence) -> dict[str, object]:
+    """How the first divergence is wrong, and what computes it."""
+    said: dict[str, object] = {}
+    if d.guess:
+        said["how it is wrong"] = d.guess
+    if d.diagnosis is not None:
+        said["furthest off"] = worst_element(d.diagnosis)
+        said["norm, JAX's by PyTorch's"] = near_one(d.diagnosis.norm_ratio)
+        said["cosine between the two"] = near_one(d.diagnosis.cosine)
+    for side, name in (("torch", "PyTorch"), ("jax", "JAX")):
+        if d.code:
+            said[f"computed by, in {name}"] = element("code", d.code[side])
+    return said
+
+
+def causes_table(result: Result) -> Markup:
+    """The tensors that are wrong by themselves, each at the first step at which it is; the rest as a count."""
+    listed, rest = causes(result)
+    head = ["tensor", "stage", "step", "init", "budget used", "relative L2", "budget", "error ratio"]
+    head += ["how it is wrong", "furthest off", "ratio of norms", "cosine", "group"]
+    rows = []
+    for c in listed[:MOST]:
+        t, d = c.tensor, c.tensor.diagnosis
+        row: list[object] = [element("code", t.tensor), t.stage, c.step, t.init, f"✗ {share(c.share)}"]
+        row += [number(c.relative_l2), number(c.budget), ratio(c.ratio)]
+        row.append("; ".join(filter(None, (t.note, d.guess if d else ""))) or NONE)
+        row += [NONE] * 3 if d is None else [worst_element(d), near_one(d.norm_ratio), near_one(d.cosine)]
+        rows.append([*row, t.group or NONE])
+    caption = f"{min(len(listed), MOST)} of {count(len(listed), 'tensor')} wrong at a stage before which none is."
+    if rest:
+        caption += f" {count(rest, 'more diverges', 'more diverge')} at stages that follow from these."
+    return section("Where it diverges", table(caption, head, rows))
+
+
+def worst_tensors(result: Result) -> Markup:
+    """Where none diverges: each tensor at its worst step, nearest to its budget first."""
+    worst: dict[int, Comparison] = {}
+    for c in comparisons(result):
+        if c.status != "unchecked" and c.share > 0:
+            known = worst.get(id(c.tensor))
+            worst[id(c.tensor)] = c if known is None or c.share > known.share else known
+    ranked = sorted(worst.values(), key=lambda c: -c.share)
+    if not ranked:
+        return section("Worst tensors", element("p", "Whatever was compared is equal to the last bit."))
+    head = ["tensor", "stage", "budget used", "relative L2", "budget", "error ratio", "step", "init", "group"]
+    rows = []
+    for c in ranked[:MOST]:
+        t = c.tensor
+        row: list[object] = [element("code", t.tensor), t.stage, share(c.share), number(c.relative_l2)]
+        row += [number(c.budget), ratio(c.ratio), c.step, t.init, t.group or NONE]
+        rows.append([*row, f"{t.elements:,}"])
+    shown = f"{min(len(ranked), MOST)} of {count(len(ranked), 'tensor')}"
+    caption = f"{shown} with an error above zero, each at its worst step."
+    return section("Worst tensors", table(caption, [*head, "elements"], rows))
