@@ -20,6 +20,7 @@ from parity.faults import (
     resume,
     rewritten_models,
     rewritten_steps,
+    rounding,
     schedule,
     sharded,
     sigmoid,
@@ -48,6 +49,7 @@ PARTS = (
     sharded,
     resume,
     evaluation,
+    rounding,
     rewritten_models,
     rewritten_steps,
 )
