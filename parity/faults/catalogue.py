@@ -8,6 +8,7 @@ from parity.faults import (
     chunks,
     clip,
     data,
+    decoding,
     devices,
     evaluation,
     islands,
@@ -48,6 +49,7 @@ PARTS = (
     sharded,
     resume,
     evaluation,
+    decoding,
     rewritten_models,
     rewritten_steps,
 )
