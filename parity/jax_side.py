@@ -151,7 +151,9 @@ class JaxSide:
         captured = Captured()
         for number in range(batch["targets"].shape[0]):
             micro = {name: x[number] for name, x in batch.items()}
-            found = self.jit_capture(jax_state.params, jax_state.buffers, micro, jax_state.key, targets)
+            key = jax.random.fold_in(jax.random.wrap_key_data(jax_state.key), jax_state.step)
+            key = jax.random.key_data(jax.random.fold_in(key, number))  # as `jax_impl.step` makes it
+            found = self.jit_capture(jax_state.params, jax_state.buffers, micro, key, targets)
             for ours, theirs in zip((captured.activations, captured.gradients), found, strict=True):
                 ours |= {micro_name(name, number): np.asarray(x) for name, x in theirs.items()}
         return captured

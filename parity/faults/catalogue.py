@@ -8,6 +8,7 @@ from parity.faults import (
     chunks,
     clip,
     data,
+    decoding,
     devices,
     evaluation,
     islands,
@@ -50,6 +51,7 @@ PARTS = (
     resume,
     evaluation,
     rounding,
+    decoding,
     rewritten_models,
     rewritten_steps,
 )

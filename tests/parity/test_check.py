@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jax_impl import step
 from parity.check import check, check_here
-from parity.check_configs import subject
+from parity.check_configs import subject, with_flags
 from parity.faults.fault import swapped
 from parity.faults.rewritten_models import scanned
 from parity.faults.rewritten_steps import muon_that_keeps
@@ -87,6 +87,13 @@ def test_an_error_of_one_part_in_a_billion_in_a_gradient_is_seen_there_and_nowhe
     assert result.first_divergence.relative_l2 == pytest.approx(1e-9, rel=1e-3)
     for stage in ("data", "weights", "schedule", "activations", "loss", "update", "parameters"):
         assert result.stages[stage].verdict == "agrees", stage
+
+
+def test_dropout_by_key_agrees_micro_step_by_micro_step():
+    config = with_flags(subject("mlp", steps=3), ["--no-shared-dropout"])
+    result = check_here(Request(config, inits=("nonzero",), nudge=False))
+    assert result.verdict == "agrees", result.sentence
+    assert {"dropout", "dropout [1]"} <= {t.tensor for t in result.tensors if t.stage == "activations"}
 
 
 def test_a_decay_below_the_tolerance_and_a_clip_that_never_acts_are_unchecked():
