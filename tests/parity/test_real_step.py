@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parity.ledger import Ledger
-from parity.real_step import compare_logged, compare_real_step, compare_resumed
+from parity.real_step import compare_logged, compare_real_step, compare_resumed, shares
 from parity.side import Stepped, TrainingState
 
 LABELS = {"w": "matrix", "v": "matrix", "b": "vector"}
@@ -41,6 +41,11 @@ def returned(after: TrainingState) -> str | None:
     compare_real_step(ledger, "nonzero", a_step().after, a_step(after=after))
     first = ledger.judge()[2]
     return None if first is None else f"{first.stage} {first.tensor}"
+
+
+def test_what_is_logged_is_a_multiple_of_one_of_the_norm_that_it_is_said_to_be():
+    found = shares(BEFORE, a_step(), a_step().after, LABELS)
+    assert found == pytest.approx(dict.fromkeys(a_step().norms, 1.0))
 
 
 @pytest.mark.parametrize(
