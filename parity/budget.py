@@ -21,6 +21,8 @@ from parity.result import Status
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 MANY = 1000  # numbers: of fewer the ratio of two errors is luck
+MOST_LUCK = 0.2  # beyond which it is so of any number of them: a few make up the error
+SIGMAS = 6
 
 # The reference's error in few numbers can be small by luck, in a single one down to zero: it counts as at least this
 # many ulp of the tensor's norm. So it does in clip, update and parameters, whose numbers share the rounding of one
@@ -41,7 +43,7 @@ class Tolerance(NamedTuple):
 class Spread(NamedTuple):
     """How far the errors of many numbers may be from the reference's, besides what is luck among so many."""
 
-    ratio: float  # of a tensor's two RMS errors
+    ratio: float  # of an activation's two RMS errors
     median: float  # of all ratios of a stage
     tenth: float  # that a tenth of all ratios of a stage may reach
     lean: float  # mean signed error of an activation beyond the reference's own, in RMS errors of the reference
@@ -51,7 +53,7 @@ class Spread(NamedTuple):
 SPREADS = {
     "float32": Spread(4.0, 1.5, 2.5, 0.25, "two BLASes add terms in their own order, so their errors are independent"),
     "bfloat16": Spread(
-        1.05, 1.03, 1.04, 0.05, "products are added in float32, and both sides round at the same places, if at all"
+        1.01, 1.03, 1.04, 0.05, "products are added in float32, and both sides round at the same places, if at all"
     ),
 }
 BULK = ("activations", "gradients")  # the stages whose numbers are rounded each by itself
@@ -156,17 +158,18 @@ class Allowed(NamedTuple):
     lean: float
 
 
-def allowed(stage: str, spread: Spread, numbers: float) -> Allowed | None:
+def allowed(stage: str, spread: Spread, numbers: int, luck: float) -> Allowed | None:
     """Of the error of so many numbers at a stage; None where the ratio is luck, or the numbers share a rounding.
 
-    The ratio of two RMS errors of n numbers is off by about 1/sqrt(n), and so is their mean. Those of a gradient share
-    the errors of the activations that it is made of, and lean more.
+    luck: of the squared errors, see `parity.rounding.Rounding.luck`. Those of a gradient share the errors of the
+    activations that it is made of: they lean more, and their squares too go one way.
     """
-    if stage not in BULK or numbers < MANY:
+    if stage not in BULK or numbers < MANY or luck > MOST_LUCK:
         return None
+    own = 1 if stage == "activations" else 4
     most = TOLERANCES["float32"][stage].value
-    lean = spread.lean * (1 if stage == "activations" else 4)
-    return Allowed(min(most, spread.ratio * math.exp(5 / math.sqrt(numbers))), lean + 4 / math.sqrt(numbers))
+    ratio = math.sqrt((1 + own * (spread.ratio - 1)) ** 2 + SIGMAS * luck)
+    return Allowed(min(most, ratio), own * spread.lean + 4 / math.sqrt(numbers))
 
 
 def judge(found: Error, tolerance: Tolerance, eps: float, scale: float, allowed: float | None = None) -> Verdict:

@@ -12,6 +12,7 @@ from parity.budget import (
     BULK,
     EPS,
     MANY,
+    MOST_LUCK,
     SPREADS,
     TOLERANCES,
     Error,
@@ -56,9 +57,10 @@ class Entry:
     rounding: Rounding | None = None  # where errors are compared as a ratio
 
     @property
-    def numbers(self) -> float:
-        """Of how many numbers the error speaks, over all seeds."""
-        return self.rounding.numbers(self.error.reference) if self.rounding else self.elements * self.seeds
+    def many(self) -> bool:
+        """Whether the ratio of the errors, over all seeds, is made of so many numbers that it is no luck."""
+        luck = self.rounding.luck(self.error.reference) if self.rounding else 0.0
+        return self.elements * self.seeds >= MANY and luck <= MOST_LUCK
 
 
 class Place(NamedTuple):
@@ -169,7 +171,7 @@ class Ledger:
                 scale = scales[(key.stage, key.unit, key.init, step)]
                 verdicts[key, step], before = self._judge_entry(key.stage, entry, scale, before)
             tensors.append(tensor_result(key, by_step, [verdicts[key, step] for step in by_step]))
-        many = {(k, i) for k, by_step in self.entries.items() for i, e in by_step.items() if e.numbers >= MANY}
+        many = {(k, i) for k, by_step in self.entries.items() for i, e in by_step.items() if e.many}
         shifts = {stage: self._shift(stage, [verdicts[at] for at in many if at[0].stage == stage]) for stage in STAGES}
         stages = {stage: stage_result(stage, verdicts, many, bool(shifts[stage])) for stage in STAGES}
         both = first_divergence(verdicts, self.entries), first_shift(stages, shifts)
@@ -192,9 +194,9 @@ class Ledger:
             before = before + found.scaled(1 / found.truth)
             found = before.scaled(found.truth / before.truth)
         if rounded is not None:
-            many = allowed(stage, self.spread, entry.numbers)
+            many = allowed(stage, self.spread, rounded.elements, rounded.luck(entry.error.reference))
         verdict = judge(found, entry.tolerance, entry.eps, max(scale, entry.scale), many and many.ratio)
-        if rounded is not None and entry.numbers >= MANY and verdict.status == "agrees":
+        if rounded is not None and entry.many and verdict.status == "agrees":
             own = entry.error.own / math.sqrt(rounded.elements)
             seen = fault_of(rounded, own, many.lean if many else math.inf, stage == "activations")
             verdict = verdict._replace(status="diverges", note=seen) if seen else verdict

@@ -1,9 +1,10 @@
-"""How a tensor is rounded: of how many numbers its error speaks, and what an error within its budget does not show.
+"""How a tensor is rounded: by how much two errors may differ by luck, and what an error within budget does not show.
 
 A cast leaves numbers with fewer bits than their type has. A constant that was rounded too early moves all numbers one
 way. A copy has no error of which another could be a multiple.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ class Rounding:
     """Of one comparison; it adds up over seeds."""
 
     elements: int = 0
-    fourths: float = 0.0  # sum of (reference - truth)^4
+    apart: float = 0.0  # sum of ((port - truth)^2 - (reference - truth)^2)^2
     lean: float = 0.0  # sum of sign(truth) (reference - truth): away from zero, or towards it
     port_lean: float = 0.0
     exact: bool = False  # whether the reference is everywhere the number of its type that is nearest to the truth
@@ -28,7 +29,7 @@ class Rounding:
     def __add__(self, other: "Rounding") -> "Rounding":
         return Rounding(
             self.elements + other.elements,
-            self.fourths + other.fourths,
+            self.apart + other.apart,
             self.lean + other.lean,
             self.port_lean + other.port_lean,
             self.exact and other.exact,
@@ -37,24 +38,26 @@ class Rounding:
             self.port_narrow and other.port_narrow,
         )
 
-    def numbers(self, error: float) -> float:
-        """Of how many numbers the reference's error speaks: of all, or of the few that make up its square `error`.
+    def luck(self, error: float) -> float:
+        """By how much of the reference's squared `error` the port's differs by luck: its standard deviation.
 
-        Of n normal numbers the sum of squares, squared, is n/3 times that of the fourth powers.
+        Were both equally good, each number would be as likely to be nearer to the truth on either side. So the sum of
+        n differences is as large as the root of the sum of their squares: little where both sides round alike, much
+        where a few numbers make up the error.
         """
-        return min(self.elements, 3 * error**2 / self.fourths) if self.fourths else self.elements
+        return math.sqrt(self.apart) / error if error else 0.0
 
 
 def rounding(reference: np.ndarray, port: np.ndarray, truth: np.ndarray) -> Rounding:
     """What is to be seen of two arrays of one type and the truth in float64."""
     wide_truth = np.asarray(truth, np.float64)
-    error = reference.astype(np.float64) - wide_truth
+    error, port_error = (x.astype(np.float64) - wide_truth for x in (reference, port))
     sign = np.sign(wide_truth)
     found = Rounding(
         elements=reference.size,
-        fourths=float(np.sum(np.square(np.square(error)))),
+        apart=float(np.sum(np.square(np.square(port_error) - np.square(error)))),
         lean=float(np.sum(sign * error)),
-        port_lean=float(np.sum(sign * (port.astype(np.float64) - wide_truth))),
+        port_lean=float(np.sum(sign * port_error)),
         narrow=reference.dtype == np.float32 and is_narrow(reference),
         port_narrow=port.dtype == np.float32 and is_narrow(port),
     )
