@@ -92,6 +92,11 @@ def test_rounding_as_coarse_as_bfloat16s_makes_nothing_up(reference):
         assert guess(reference.flat[0], reference.flat[0] * (1 + noise.flat[0]), 0.06) == ""
 
 
+def test_a_factor_near_a_simple_one_is_not_it_however_coarse_the_rounding():
+    assert guess(CUBE, 0.75 * CUBE, 0.06) == "0.75 times as large"  # not the root of a half
+    assert guess(CUBE, 2 * CUBE * (1 + 0.01 * RANDOM.standard_normal(CUBE.shape)), 0.06) == "twice as large"
+
+
 def test_the_worst_element_the_norms_and_the_cosine_are_those_of_the_arrays():
     found = diagnose(np.array([[3.0, 4.0]]), np.array([[3.0, -4.0]]), 7, ROUNDING)
     assert (found.step, found.index, found.reference, found.port) == (7, [0, 1], 4.0, -4.0)

@@ -171,3 +171,13 @@ def test_an_error_within_its_budget_is_not_diagnosed():
     ledger.enter(Key("update", "w", "nonzero"), 0, ONES, ONES * (1 + 1e-12))
     [tensor] = ledger.judge()[1]
     assert (tensor.status, tensor.diagnosis) == (["agrees"], None)
+
+
+def test_a_tensor_that_diverges_has_no_note_of_a_step_that_was_unchecked():
+    ledger, zeros = Ledger("float64"), np.zeros(4)
+    ledger.enter(Key("gradients", "w", "nonzero"), 0, zeros, zeros)
+    ledger.enter(Key("gradients", "w", "nonzero"), 1, ONES, 2 * ONES)
+    [tensor] = ledger.judge()[1]
+    assert tensor.status == ["unchecked", "diverges"]
+    assert tensor.note == ""
+    assert "zero, or noise" in tensor.why_unchecked
