@@ -1,5 +1,6 @@
 """Flax modules as functions that tag the output of every submodule with its path, for `parity.compare`."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -31,7 +32,7 @@ def linen_function(module: nn.Module, variables: dict[str, Any] | None = None, *
         with nn.intercept_methods(tag):
             return module.apply({"params": params, **(variables or {})}, *inputs, **kwargs)
 
-    return function
+    return of_source(function, module)
 
 
 def nnx_function(model: nnx.Module) -> tuple[Function, dict[str, Any]]:
@@ -54,7 +55,13 @@ def nnx_function(model: nnx.Module) -> tuple[Function, dict[str, Any]]:
         with calls_tagged(bound):
             return bound(*inputs)
 
-    return function, params
+    return of_source(function, model), params
+
+
+def of_source(function: Function, model: Any) -> Function:
+    """The function, with the file of the model's class; see `parity.exercised.source_files`."""
+    function.source = getattr(sys.modules[type(model).__module__], "__file__", None) or ""  # type: ignore[attr-defined]
+    return function
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from jax_impl.tree import flatten, unflatten
 from parity.broken import PortError, of_port
 from parity.capture import JaxPass, TorchPass, capture_jax, capture_torch, to_numpy
 from parity.environment import environment
+from parity.exercised import Lines, not_run, source_files, watch_lines
 from parity.ledger import GIVEN, Key, Ledger
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
@@ -98,13 +99,14 @@ def compare(
         pair = Pair(reference, torch_side, function, *both, *(losses or projections(layers)), targets, layers)
         start = unflatten({name: jnp.asarray(wide(leaf)) for name, leaf in leaves.items()})
         run, notes = jitted_pass(pair), list[str]()
-        try:
-            ledger.now("activations", "function")
-            notes = compare_passes(ledger, pair, run(start))
-            if optimizers is not None:
-                compare_updates(ledger, pair, run, start, optimizers, steps)
-        except PortError as error:
-            ledger.refuse_here(GIVEN, str(error))
+        with watch_lines(source_files(function)) as lines:
+            try:
+                ledger.now("activations", "function")
+                notes = compare_passes(ledger, pair, run(start))
+                if optimizers is not None:
+                    compare_updates(ledger, pair, run, start, optimizers, steps)
+            except PortError as error:
+                ledger.refuse_here(GIVEN, str(error))
         stages, tensors, first = ledger.judge()
         return Result(
             model=type(module).__name__,
@@ -117,10 +119,21 @@ def compare(
             tensors=tensors,
             curves=[],
             first_divergence=first,
-            notes=notes,
+            notes=[*notes, *lines_left_out(lines)],
             environment=environment(platform, [jax_side], torch_side),
             seconds=time.monotonic() - started,
         )
+
+
+def lines_left_out(lines: Lines) -> list[str]:
+    """A note on the lines that did not run of functions that did, where the port's file is known."""
+    return [
+        f"Lines of {missing.function} in {missing.file} that did not run, and were not compared: "
+        f"{', '.join(map(str, missing.lines))}."
+        for path in lines.statements
+        for missing in not_run(lines, path.parent)
+        if not missing.whole
+    ]
 
 
 def wide(x: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ from twinstep.errors import UserError
 
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 ROOT = Path(__file__).parents[1]
-OURS = tuple(str(ROOT / name) for name in ("jax_impl", "parity", "twinstep"))  # installed, or not
+OURS = tuple(str(ROOT / name) for name in ("jax_impl", "torch_ref", "parity", "twinstep"))  # installed, or not
+REFERENCE = str(ROOT / "torch_ref")
 
 
 class PortError(Exception):
@@ -21,13 +22,16 @@ class PortError(Exception):
 def of_port() -> Iterator[None]:
     """What is raised within, or by a function that this decorates, is the port's: as PortError.
 
-    Raises UserError, which is of bad input, and MemoryError as they are.
+    Raises UserError, which is of bad input, MemoryError, and what torch_ref raises as they are.
     """
     try:
         yield
     except (UserError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        line = innermost(error)
+        if line is not None and line.filename.startswith(REFERENCE):
+            raise
         raise PortError(described(error)) from error
 
 

@@ -5,6 +5,9 @@ rounding. In float32 and bfloat16 the truth is the reference computed in float64
 reference's own error: a port is as good as the original when err(port, truth) / err(reference, truth) is near one,
 whatever the absolute figure. In float32 the reference's own error is the larger of two: as it runs, and with serial
 products (`parity.serial`). Which of them torch's BLAS comes near is the processor's choice.
+
+How near one a ratio must be depends on how many numbers it is made of (`Spread`), and on many numbers more can be seen
+than the size of their error (`parity.rounding`).
 """
 
 import math
@@ -17,11 +20,16 @@ from parity.result import Status
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 
-# The reference's error can be small by luck, for a single number down to zero: it counts as at least this many ulp of
-# the tensor's norm. A tensor of the reference below this many ulp of the stage's largest is rounding noise: unchecked.
-FLOOR_ULPS = 2
+MANY = 1000  # numbers: of fewer the ratio of two errors is luck
+MOST_LUCK = 0.2  # beyond which it is so of any number of them: a few make up the error
+SIGMAS = 6
 
-MEDIAN_RATIO = 1.5  # of all tensors of a stage; independent rounding gives 1, a lost digit 10
+# The reference's error in few numbers can be small by luck, in a single one down to zero: it counts as at least this
+# many ulp of the tensor's norm. So it does in clip, update and parameters, whose numbers share the rounding of one
+# factor (a rate, a momentum, a bias correction). A tensor of the reference below this many ulp of the stage's largest
+# is rounding noise: unchecked, unless the reference's error in it is smaller still.
+FLOOR_ULPS = 2
+ROUNDED_ONCE = 0.2  # ulp of the norm: the error of many numbers of which each is rounded once
 
 
 class Tolerance(NamedTuple):
@@ -31,6 +39,24 @@ class Tolerance(NamedTuple):
     value: float
     reason: str
 
+
+class Spread(NamedTuple):
+    """How far the errors of many numbers may be from the reference's, besides what is luck among so many."""
+
+    ratio: float  # of an activation's two RMS errors
+    median: float  # of all ratios of a stage
+    tenth: float  # that a tenth of all ratios of a stage may reach
+    lean: float  # mean signed error of an activation beyond the reference's own, in RMS errors of the reference
+    reason: str
+
+
+SPREADS = {
+    "float32": Spread(4.0, 1.5, 2.5, 0.25, "two BLASes add terms in their own order, so their errors are independent"),
+    "bfloat16": Spread(
+        1.01, 1.03, 1.04, 0.05, "products are added in float32, and both sides round at the same places, if at all"
+    ),
+}
+BULK = ("activations", "gradients")  # the stages whose numbers are rounded each by itself
 
 _BYTES = Tolerance("exact", 0.0, "both trainers read one stream of batches: identical to the byte")
 _COPIES = Tolerance("exact", 0.0, "the bridge copies numbers, it computes none")
@@ -125,26 +151,49 @@ class Verdict(NamedTuple):
     note: str = ""
 
 
-def judge(found: Error, tolerance: Tolerance, eps: float, scale: float) -> Verdict:
+class Allowed(NamedTuple):
+    """What is allowed to an error of many numbers."""
+
+    ratio: float
+    lean: float
+
+
+def allowed(stage: str, spread: Spread, numbers: int, luck: float) -> Allowed | None:
+    """Of the error of so many numbers at a stage; None where the ratio is luck, or the numbers share a rounding.
+
+    luck: of the squared errors, see `parity.rounding.Rounding.luck`. Those of a gradient share the errors of the
+    activations that it is made of: they lean more, and their squares too go one way.
+    """
+    if stage not in BULK or numbers < MANY or luck > MOST_LUCK:
+        return None
+    own = 1 if stage == "activations" else 4
+    most = TOLERANCES["float32"][stage].value
+    ratio = math.sqrt((1 + own * (spread.ratio - 1)) ** 2 + SIGMAS * luck)
+    return Allowed(min(most, ratio), own * spread.lean + 4 / math.sqrt(numbers))
+
+
+def judge(found: Error, tolerance: Tolerance, eps: float, scale: float, allowed: float | None = None) -> Verdict:
     """Is the port within its budget?
 
     eps: the spacing at 1 of the tensor's type. scale: squared norm of the largest tensor of the same kind, stage and
-    step. "unchecked" where a port that returned zeros would have passed too.
+    step. allowed: the largest ratio of two errors of many numbers; None for few. "unchecked" where a port that returned
+    zeros would have passed too.
     """
     norm = math.sqrt(found.truth)
     if not math.isfinite(norm):
         return Verdict("unchecked", math.inf, 0.0, None, "the reference is not finite")
     port = math.sqrt(found.port) if found.port >= 0 else math.inf  # NaN compares false
+    own = max(found.own, (FLOOR_ULPS if allowed is None else ROUNDED_ONCE) * eps * norm)
+    most = (allowed or tolerance.value) * own
     noise = FLOOR_ULPS * eps * math.sqrt(scale)
-    if tolerance.kind != "exact" and norm <= noise:
+    if tolerance.kind != "exact" and norm <= noise and (allowed is None or most >= norm):
         if port <= noise:
             return Verdict("unchecked", 0.0, 0.0, None, "the reference is zero, or noise")
         return Verdict("diverges", math.inf, 0.0, None, "not zero, as the reference is")
     if norm == 0:
         return Verdict("agrees" if port == 0 else "diverges", 0.0 if port == 0 else math.inf, 0.0, None)
     if tolerance.kind == "ratio":
-        own = max(found.own, FLOOR_ULPS * eps * norm)
-        budget, ratio = tolerance.value * own / norm, port / own
+        budget, ratio = most / norm, port / own
     else:
         budget, ratio = tolerance.value, None
     if budget >= 1:

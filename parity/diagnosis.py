@@ -93,8 +93,11 @@ def by_a_factor(a: np.ndarray, b: np.ndarray, rounding: float) -> str:
         return ""
     unsure = rounding if numbers < FEW else 4 * math.sqrt(squared(b - factor * a) / squared(b) / numbers)
     simple = next((words for words, x in FACTORS.items() if abs(factor / x - 1) <= max(PLAIN, unsure)), "")
-    digits = 6 if rounding <= FINE else 2
-    return simple or (f"{factor:.{digits}g} times as large" if numbers > 1 else "")
+    if simple or numbers == 1:
+        return simple
+    if abs(factor - 1) < 1e-3:
+        return f"larger by {factor - 1:.2g} of itself" if factor > 1 else f"smaller by {1 - factor:.2g} of itself"
+    return f"{factor:.{6 if rounding <= FINE else 2}g} times as large"
 
 
 def rounded(a: np.ndarray, b: np.ndarray, rounding: float) -> str:

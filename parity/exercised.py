@@ -5,11 +5,13 @@ once in Python, so that its lines are seen then.
 """
 
 import ast
+import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import coverage
 
@@ -46,6 +48,16 @@ def watch_lines(files: Sequence[Path]) -> Iterator[Lines]:
         for path in files:
             _, statements, _, missing, _ = watcher.analysis2(str(path))
             lines.statements[path], lines.missing[path] = set(statements), set(missing)
+
+
+def source_files(function: Callable[..., Any]) -> list[Path]:
+    """The file of a port's function, or of the module that an adapter made a function of; none of an installed library.
+
+    An adapter names the file in the function's `source`.
+    """
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    path = Path(getattr(function, "source", code.co_filename if code is not None else ""))
+    return [path] if path.is_file() and "site-packages" not in path.parts else []
 
 
 def not_run(lines: Lines, root: Path) -> list[NotRun]:

@@ -16,7 +16,7 @@ import torch
 
 from parity.ledger import Ledger
 from parity.reference import Reference
-from parity.result import Idle
+from parity.result import NO_PART, Idle
 from parity.stages import (
     compare_activations,
     compare_buffers,
@@ -57,7 +57,7 @@ def find_idle(
         with nudge.changed():
             ledger = Ledger(config.train.dtype)
             if not any(moved(ledger, TorchSide(nudge.config, device), data, init, reference)):
-                why = "what it changes is within the budgets" if changed(ledger) else "it has no part"
+                why = "what it changes is within the budgets" if changed(ledger) else NO_PART
                 idle.append(Idle(nudge.number, why))
     return idle
 

@@ -8,12 +8,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity.budget import EPS, MEDIAN_RATIO, TOLERANCES, Error, Tolerance, Verdict, error, judge
+from parity.budget import (
+    BULK,
+    EPS,
+    MANY,
+    MOST_LUCK,
+    SPREADS,
+    TOLERANCES,
+    Error,
+    Spread,
+    Tolerance,
+    Verdict,
+    allowed,
+    error,
+    judge,
+)
 from parity.comparable import unlike
 from parity.diagnosis import Neighbour, diagnose, in_common, largest_rounding, worth_a_diagnosis
 from parity.result import STAGES, Diagnosis, Divergence, StageResult, Status, TensorResult, ratio_to_budget
+from parity.rounding import Rounding, fault_of, rounding
 
-SMALL = 1000  # elements
 GIVEN = "given"  # from the user's own weights
 INITS = ("nonzero", "native", GIVEN)  # the order in which they are checked, and blamed
 
@@ -40,6 +54,13 @@ class Entry:
     seeds: int = 1
     note: str = ""
     diagnosis: Diagnosis | None = None  # of the first seed, where rounding does not explain the error
+    rounding: Rounding | None = None  # where errors are compared as a ratio
+
+    @property
+    def many(self) -> bool:
+        """Whether the ratio of the errors, over all seeds, is made of so many numbers that it is no luck."""
+        luck = self.rounding.luck(self.error.reference) if self.rounding else 0.0
+        return self.elements * self.seeds >= MANY and luck <= MOST_LUCK
 
 
 class Place(NamedTuple):
@@ -58,6 +79,7 @@ class Ledger:
     """
 
     dtype: str
+    spread: Spread = SPREADS["float32"]  # of the errors of activations and gradients, where these are ratios
     entries: dict[Key, dict[int, Entry]] = field(default_factory=dict)
     place: Place = field(default_factory=lambda: Place(STAGES[0], "", 0))
 
@@ -93,16 +115,19 @@ class Ledger:
                 self.vacuous(key, step, why.note)
             return
         found = error(reference, port, truth, serial)
+        rounded = rounding(reference, port, truth) if tolerance.kind == "ratio" and truth is not None else None
         entry = self.entries.setdefault(key, {}).get(step)
         if entry is None:
             eps = eps or EPS.get(str(port.dtype), EPS["float64"])
-            self.entries[key][step] = Entry(found, port.size, eps, tolerance, scale**2)
+            self.entries[key][step] = Entry(found, port.size, eps, tolerance, scale**2, rounding=rounded)
             if worth_a_diagnosis(found, tolerance, eps):
-                rounding = largest_rounding(found, tolerance, eps)
-                self.entries[key][step].diagnosis = diagnose(reference, port, step, rounding)
+                most = largest_rounding(found, tolerance, eps)
+                self.entries[key][step].diagnosis = diagnose(reference, port, step, most)
         elif not entry.note:
             entry.error = entry.error + found
             entry.seeds += 1
+            if rounded is not None and entry.rounding is not None:
+                entry.rounding = entry.rounding + rounded
 
     def refuse(self, key: Key, step: int, note: str) -> None:
         """Enter a difference that is not one of size: a name, shape or type that is wrong or missing."""
@@ -144,16 +169,16 @@ class Ledger:
             before = Error(0.0, 0.0, 0.0)
             for step, entry in by_step.items():
                 scale = scales[(key.stage, key.unit, key.init, step)]
-                verdicts[key, step], before = self._judge_entry(entry, scale, before)
+                verdicts[key, step], before = self._judge_entry(key.stage, entry, scale, before)
             tensors.append(tensor_result(key, by_step, [verdicts[key, step] for step in by_step]))
-        large = {
-            (k, i) for k, by_step in self.entries.items() for i, e in by_step.items() if e.elements * e.seeds >= SMALL
-        }
-        stages = {stage: stage_result(stage, verdicts, large) for stage in STAGES}
-        first = first_divergence(verdicts, self.entries) or first_shift(stages)
+        many = {(k, i) for k, by_step in self.entries.items() for i, e in by_step.items() if e.many}
+        shifts = {stage: self._shift(stage, [verdicts[at] for at in many if at[0].stage == stage]) for stage in STAGES}
+        stages = {stage: stage_result(stage, verdicts, many, bool(shifts[stage])) for stage in STAGES}
+        both = first_divergence(verdicts, self.entries), first_shift(stages, shifts)
+        first = min((d for d in both if d is not None), key=lambda d: STAGES.index(d.stage), default=None)
         return stages, tensors, first
 
-    def _judge_entry(self, entry: Entry, scale: float, before: Error) -> tuple[Verdict, Error]:
+    def _judge_entry(self, stage: str, entry: Entry, scale: float, before: Error) -> tuple[Verdict, Error]:
         """The verdict, and the relative errors of this step and all before it.
 
         A ratio of two errors says little when each is one number's: a small tensor is judged by the root mean square
@@ -164,11 +189,31 @@ class Ledger:
             return Verdict(
                 "diverges" if wrong else "unchecked", math.inf if wrong else 0.0, 0.0, None, entry.note
             ), before
-        found = entry.error
-        if entry.tolerance.kind == "ratio" and entry.elements < SMALL and found.truth > 0:
+        found, rounded, many = entry.error, entry.rounding, None
+        if entry.tolerance.kind == "ratio" and entry.elements < MANY and found.truth > 0:
             before = before + found.scaled(1 / found.truth)
             found = before.scaled(found.truth / before.truth)
-        return judge(found, entry.tolerance, entry.eps, max(scale, entry.scale)), before
+        if rounded is not None:
+            many = allowed(stage, self.spread, rounded.elements, rounded.luck(entry.error.reference))
+        verdict = judge(found, entry.tolerance, entry.eps, max(scale, entry.scale), many and many.ratio)
+        if rounded is not None and entry.many and verdict.status == "agrees":
+            own = entry.error.own / math.sqrt(rounded.elements)
+            seen = fault_of(rounded, own, many.lean if many else math.inf, stage == "activations")
+            verdict = verdict._replace(status="diverges", note=seen) if seen else verdict
+        return verdict, before
+
+    def _shift(self, stage: str, verdicts: list[Verdict]) -> str:
+        """How a stage is off as a whole, though each of its tensors is within budget; "" if it is not."""
+        ratios = sorted(v.ratio for v in verdicts if v.ratio is not None and v.status != "unchecked")
+        spread = self.spread if stage in BULK else SPREADS["float32"]
+        if not ratios:
+            return ""
+        median, tenth = statistics.median(ratios), ratios[-1 - len(ratios) // 10]
+        if median > spread.median:
+            return f"the median error ratio of the stage is {median:.3f}, more than {spread.median}"
+        if stage in BULK and tenth > spread.tenth:
+            return f"a tenth of the error ratios of the stage are above {tenth:.3f}, more than {spread.tenth}"
+        return ""
 
 
 def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) -> TensorResult:
@@ -192,17 +237,22 @@ def tensor_result(key: Key, by_step: dict[int, Entry], verdicts: list[Verdict]) 
     )
 
 
-def stage_result(stage: str, verdicts: dict[tuple[Key, int], Verdict], large: set[tuple[Key, int]]) -> StageResult:
-    """The stage's worst comparison and its counts. The median ratio is over `large`: of few numbers it is luck."""
+def stage_result(
+    stage: str, verdicts: dict[tuple[Key, int], Verdict], many: set[tuple[Key, int]], shifted: bool
+) -> StageResult:
+    """The stage's worst comparison and its counts. The median ratio is over `many`: of few numbers it is luck.
+
+    shifted: whether the stage diverges as a whole.
+    """
     mine = {at: v for at, v in verdicts.items() if at[0].stage == stage}
     checked = {at: v for at, v in mine.items() if v.status != "unchecked"}
-    ratios = [v.ratio for at, v in checked.items() if v.ratio is not None and at in large]
+    ratios = [v.ratio for at, v in checked.items() if v.ratio is not None and at in many]
     diverged = sum(v.status == "diverges" for v in checked.values())
     by_step: dict[int, float] = {}
     for (_, step), v in checked.items():
         by_step[step] = max(by_step.get(step, 0.0), ratio_to_budget(v.relative_l2, v.budget))
     median = statistics.median(ratios) if ratios else None
-    if diverged or (median is not None and median > MEDIAN_RATIO):
+    if diverged or shifted:
         verdict: Status = "diverges"
     else:
         verdict = "agrees" if checked else "unchecked"
@@ -257,12 +307,12 @@ def first_divergence(
     )
 
 
-def first_shift(stages: dict[str, StageResult]) -> Divergence | None:
-    """A stage whose tensors are all within budget but together further off than the reference is."""
+def first_shift(stages: dict[str, StageResult], shifts: dict[str, str]) -> Divergence | None:
+    """A stage whose tensors are all within budget but together further off than the reference is, as `shifts` says."""
     for name, stage in stages.items():
-        if stage.verdict == "diverges":
-            note = f"the median error ratio of the stage is {stage.median_ratio:.2f}, more than {MEDIAN_RATIO}"
-            return Divergence(name, stage.tensor, stage.step, stage.init, stage.relative_l2, stage.budget, note)
+        if shifts[name]:
+            place = stage.tensor, stage.step, stage.init
+            return Divergence(name, *place, stage.relative_l2, stage.budget, shifts[name])
     return None
 
 

@@ -22,15 +22,23 @@ PROGRAM = (
 )
 
 # The configurations that together run all of it, by the words that follow `parity check`.
+CHUNKS = (
+    "gpt --sequence-len 641 --vocab-size 32768 --depth 1 --d-model 32 --head-dim 16 --kv-heads 1 --batch-size 1 "
+    "--accumulation 1 --steps 3"
+)
+FSDP, PMAP, SIGMOID = (
+    "gpt --parallel fsdp --devices 4",
+    "gpt --devices 2",
+    "linear --dataset breast_cancer --head sigmoid",
+)
 CONFIGURATIONS = (
     "gpt",
-    "gpt --sequence-len 320 --optimizer adamw --accumulation 1 --remat --steps 3",
-    "gpt --sequence-len 641 --vocab-size 32768 --depth 1 --d-model 32 --head-dim 16 --kv-heads 1 --batch-size 1 "
-    "--accumulation 1 --steps 3",
-    "gpt --parallel fsdp --devices 4 --steps 5",
-    "gpt --devices 2 --steps 5",
+    "gpt --sequence-len 320 --optimizer adamw --accumulation 1 --remat --decay-schedule constant --steps 3",
+    CHUNKS,
+    f"{FSDP} --steps 5",
+    f"{PMAP} --steps 5",
     "linear",
-    "linear --dataset breast_cancer --head sigmoid",
+    SIGMOID,
     "embedding --matrix-optimizer sgd",
     "mlp",
     "mlp --no-shared-dropout",
@@ -60,6 +68,22 @@ BESIDE = (
 )
 
 
+# File, function, and the configuration that runs it; the first that matches. All else is for `check all` to run.
+WHAT_RUNS = (
+    *((file, "*", FSDP) for file in ("fsdp.py", "mesh.py", "stacks.py", "models/block_scan.py")),
+    ("parallel.py", "fsdp*", FSDP),
+    ("parallel.py", "_place_examples", FSDP),
+    ("parallel.py", "*", PMAP),
+    ("head_loss.py", "*", CHUNKS),
+    ("losses.py", "*", SIGMOID),
+    ("models/mlp.py", "*", "mlp"),
+    ("models/batch_norm.py", "*", "mlp"),
+    ("models/embedding.py", "*", "embedding"),
+    ("models/linear.py", "*", "linear"),
+    *((file, "*", "gpt") for file in ("decoding.py", "generate.py", "sampling.py", "models/[abcg]*.py")),
+)
+
+
 def files() -> list[Path]:
     """The files of jax_impl that hold arithmetic."""
     relative = (path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py")))
@@ -77,3 +101,13 @@ def needs(missing: NotRun) -> str:
         if fnmatch(missing.file, file) and fnmatch(missing.function, function):
             return what
     return ""
+
+
+def what_runs(missing: NotRun) -> str:
+    """The check that would run it, or what it needs."""
+    if what := needs(missing):
+        return f"needs {what}"
+    for file, function, words in WHAT_RUNS:
+        if missing.whole and fnmatch(missing.file, file) and fnmatch(missing.function, function):
+            return f"parity check {words}"
+    return "parity check all"

@@ -56,6 +56,9 @@ STAGES = (
 Status = Literal["agrees", "diverges", "unchecked"]
 
 
+NO_PART = "it has no part"  # why a number is idle: nothing that is computed depends on it
+
+
 @dataclass(frozen=True)
 class NotRun:
     """A function of which some lines did not run, or none."""

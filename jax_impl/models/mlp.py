@@ -19,7 +19,9 @@ class Dropout(Module, nnx.Dropout):
         """x (B, D) -> (B, D); what is kept grows by 1 / (1 - rate), so that the mean stays. Eval mode: x itself."""
         if mask_BD is None or self.deterministic:
             return nnx.Dropout.__call__(self, x_BD, rngs=key)
-        return jnp.where(mask_BD, x_BD / (1 - self.rate), 0)
+        # In float32, as torch divides: in bfloat16 the divisor would be rounded too, 0.8 to 0.80078.
+        wide_BD = x_BD.astype(jnp.promote_types(x_BD.dtype, jnp.float32))
+        return jnp.where(mask_BD, (wide_BD / (1 - self.rate)).astype(x_BD.dtype), 0)
 
 
 class MLPClassifier(Module):

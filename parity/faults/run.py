@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from parity.check import check_here
+from parity.check import SEEDS, check_here
 from parity.check_configs import subject, with_flags
 from parity.faults.catalogue import CATALOGUE
 from parity.faults.fault import Fault
@@ -85,19 +85,21 @@ def finite(x: float | None) -> float | None:
 
 
 class References:
-    """Keeps the reference of the last configuration: faults that share one come one after another."""
+    """Keeps the references of the last configuration: faults that share one come one after another."""
 
     def __init__(self) -> None:
         self.config: Config | None = None
-        self.kept: dict[str, Reference] = {}
+        self.kept: dict[tuple[int, str], Reference] = {}  # by seed and initialization
 
     def __call__(self, config: Config, data: Data, init: str, first: bool) -> Reference:
         """As `make_reference`."""
-        if config != self.config:
-            self.config, self.kept = config, {}
-        if init not in self.kept:
-            self.kept[init] = make_reference(config, data, init, first)
-        return self.kept[init]
+        of_any_seed = replace(config, train=replace(config.train, seed=0))
+        if of_any_seed != self.config:
+            self.config, self.kept = of_any_seed, {}
+        at = config.train.seed, init
+        if at not in self.kept:
+            self.kept[at] = make_reference(config, data, init, first)
+        return self.kept[at]
 
 
 @cache
@@ -127,8 +129,9 @@ def inject(faults: Sequence[Fault]) -> Iterator[Outcome]:
     for fault in faults:
         if fault.devices > jax.device_count():
             raise UserError(f"{fault.name} needs {fault.devices} devices, this process has {jax.device_count()}")
-        generation = fault.stage in (None, "generation")
-        request = Request(config_of(fault), devices=fault.devices, generation=generation, nudge=False)
+        config, generation = config_of(fault), fault.stage in (None, "generation")
+        seeds = 1 if config.train.dtype == "float64" else SEEDS
+        request = Request(config, seeds, fault.devices, generation=generation)
         yield Outcome(fault, check_here(request, references, fault.inject))
 
 

@@ -60,19 +60,19 @@ def differing(d: Divergence) -> dict[str, object]:
 def causes_table(result: Result) -> Markup:
     """The tensors that are wrong by themselves, each at the first step at which it is; the rest as a count."""
     listed, rest = causes(result)
-    head = ["tensor", "stage", "step", "init", "budget used", "relative L2", "budget", "error ratio"]
-    head += ["how it is wrong", "furthest off", "ratio of norms", "cosine", "group"]
+    head = ["tensor", "stage", "step", "init", "group", "budget used", "relative L2"]
+    head += ["how it is wrong", "furthest off", "norms", "cosine"]
     rows = []
     for c in listed[:MOST]:
         t, d = c.tensor, c.tensor.diagnosis
-        row: list[object] = [element("code", t.tensor), t.stage, c.step, t.init, f"✗ {share(c.share)}"]
-        row += [number(c.relative_l2), number(c.budget), ratio(c.ratio)]
+        row: list[object] = [element("code", t.tensor), t.stage, c.step, t.init, t.group or NONE]
+        row += [f"✗ {share(c.share)}", number(c.relative_l2)]
         row.append("; ".join(filter(None, (t.note, d.guess if d else ""))) or NONE)
-        row += [NONE] * 3 if d is None else [worst_element(d), near_one(d.norm_ratio), near_one(d.cosine)]
-        rows.append([*row, t.group or NONE])
-    caption = f"{min(len(listed), MOST)} of {count(len(listed), 'tensor')} wrong at a stage before which none is."
+        found = [worst_element(d), near_one(d.norm_ratio), near_one(d.cosine)] if d else [NONE] * 3
+        rows.append([*row, *found])
+    caption = f"{min(len(listed), MOST)} of {count(len(listed), 'tensor')} wrong where nothing before is."
     if rest:
-        caption += f" {count(rest, 'more diverges', 'more diverge')} at stages that follow from these."
+        caption += f" {count(rest, 'more follows', 'more follow')} from them. Norms: JAX's by PyTorch's."
     return section("Where it diverges", table(caption, head, rows))
 
 

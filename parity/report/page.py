@@ -11,6 +11,7 @@ from parity.report.markup import Markup, element, join
 from parity.report.tables import facts, heat_legend, heat_table, page, section, table
 from parity.report.terminal import MARKS, notes, ran_on, ratio_sentence, seeds, stage_numbers
 from parity.report.text import NONE, count, duration
+from parity.report.unseen import unseen_section
 from parity.result import STAGES, Result
 
 MOST_UNCHECKED = 60
@@ -32,6 +33,7 @@ def what_was_found(result: Result) -> Iterator[Markup]:
     if result.curves:
         yield section("Losses", *(curves.drawn(figure) for figure in curves.figures(result)))
     yield from unchecked(result)
+    yield from unseen_section(result)
 
 
 def head(result: Result) -> Iterator[Markup]:

@@ -1,4 +1,5 @@
-"""The style sheet of every page: one column on a phone, both colour schemes, wide tables in boxes that scroll."""
+"""The style sheet of every page: both colour schemes, wide tables in boxes that scroll, and on a phone a row of a table
+as a list, each value with its column's name before it."""
 
 STYLE = """
 :root {
@@ -41,14 +42,16 @@ table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: ta
 .heat, .facts { min-width: 0; }
 caption, figcaption { text-align: left; font-size: 0.875rem; padding: 0.5rem 0.6rem; }
 figcaption { padding: 0 0 0.25rem; }
-th, td { padding: 0.3rem 0.6rem; text-align: left; vertical-align: top; border-top: 1px solid var(--rule); }
+th, td { padding: 0.3rem 0.45rem; text-align: left; vertical-align: top; border-top: 1px solid var(--rule); }
 th, td { white-space: nowrap; }
-tbody th, td.words, .facts td { white-space: normal; overflow-wrap: anywhere; min-width: 10rem; }
+tbody th, td.words, .facts td { white-space: normal; overflow-wrap: anywhere; min-width: 8.5rem; }
 tbody th { font-weight: 600; min-width: 8.5rem; background: var(--page); }
+tbody th.key { white-space: nowrap; min-width: 0; }
 .number { text-align: right; }
 caption span { position: sticky; left: 0.6rem; display: inline-block; white-space: normal; }
 caption span { min-width: min(24rem, 72vw); max-width: 80vw; }
 .scroll tbody th { position: sticky; left: 0; max-width: 45vw; }
+.heat th, .heat td { padding: 0.3rem; font-size: 0.8125rem; }
 .heat td, .heat thead th + th { text-align: right; border-left: 1px solid var(--rule); }
 .heat0 { background: var(--heat0); } .heat1 { background: var(--heat1); } .heat2 { background: var(--heat2); }
 .heat3 { background: var(--heat3); } .heat4 { background: var(--heat4); }
@@ -72,5 +75,17 @@ svg .own { fill: none; stroke: var(--anchored); stroke-width: 1.25; }
 .area.envelope { fill: var(--envelope); }
 .line.limit { stroke: var(--limit); stroke-dasharray: 2 3; } .mark.limit { fill: none; }
 svg .cross { fill: var(--bad); font-size: 18px; text-anchor: middle; }
+@media (max-width: 40rem) {
+  table:not(.facts), table:not(.facts) :is(caption, tbody, tr, th, td.words) { display: block; }
+  table:not(.facts) td { display: inline-block; margin-right: 0.9rem; }
+  table:not(.facts) :is(th, td) { border: 0; }
+  table:not(.facts) thead, table:not(.facts) td:empty { display: none; }
+  table:not(.facts) tbody tr { border-top: 1px solid var(--rule); padding: 0.4rem 0.6rem; }
+  table:not(.facts) :is(tbody th, td, td.words) { padding: 0.1rem 0; min-width: 0; max-width: none; }
+  table:not(.facts) :is(tbody th, td, td.words) { text-align: left; white-space: normal; position: static; }
+  td[data-label]::before { content: attr(data-label) ": "; color: var(--soft); }
+  .heat td[data-label] { display: inline-block; padding: 0.1rem 0.4rem; margin: 0.1rem 0.2rem 0.1rem 0; }
+  .heat td[data-label]::before { color: inherit; }
+}
 @media print { .scroll { overflow: visible; } .scroll tbody th { position: static; } }
 """

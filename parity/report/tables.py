@@ -44,8 +44,11 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -
     lines = [
         element(
             "tr",
-            element("th", row[0], scope="row"),
-            *(element("td", value, class_=c) for value, c in zip(row[1:], classes[1:], strict=True)),
+            element("th", row[0], scope="row", class_="key" if head[0] in NAMES else None),
+            *(
+                element("td", value, class_=c, data_label=name)
+                for value, c, name in zip(row[1:], classes[1:], head[1:], strict=True)
+            ),
         )
         for row in rows
     ]
@@ -76,7 +79,7 @@ def heat_table(heat: HeatMap, corner: str, caption: str) -> Markup:
             if cell is None:
                 cells.append(element("td"))
             else:
-                cells.append(element("td", cell.text, class_=f"heat{cell.level}", title=cell.detail))
+                cells.append(element("td", cell.text, class_=f"heat{cell.level}", title=cell.detail, data_label=column))
         lines.append(element("tr", element("th", row, scope="row"), *cells))
     titles = [element("th", name, scope="col") for name in (corner, *heat.columns)]
     return box(

@@ -20,6 +20,7 @@ from parity.report.text import (
     share,
     worst_element,
 )
+from parity.report.unseen import unseen_notes
 from parity.result import STAGES, Divergence, Result, StageResult, ratio_to_budget
 
 MARKS = {"agrees": "✓", "diverges": "✗", "unchecked": "?"}
@@ -77,11 +78,11 @@ def told(d: Divergence) -> list[str]:
 
 def notes(result: Result) -> list[str]:
     """The sentences beside the verdict. Gradients that could not be checked are named even if the check did not."""
-    found = result.stages.get("gradients")
+    found, said = result.stages.get("gradients"), [*result.notes, *unseen_notes(result)]
     if found is None or not found.unchecked or any("gradient" in note for note in result.notes):
-        return result.notes
+        return said
     total = count(found.compared + found.unchecked, "comparison")
-    return [f"{found.unchecked:,} of {total} of gradients could not have failed, and are unchecked.", *result.notes]
+    return [f"{found.unchecked:,} of {total} of gradients could not have failed, and are unchecked.", *said]
 
 
 def ratio_sentence(result: Result) -> str | None:

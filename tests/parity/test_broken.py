@@ -19,7 +19,7 @@ from jax_impl.muon import orthogonalize
 from jax_impl.schedule import lr_multiplier
 from jax_impl.step import micro_step
 from parity import check as checks
-from parity.broken import described
+from parity.broken import PortError, described, of_port
 from parity.check import check, check_here
 from parity.check_configs import subject
 from parity.faults.fault import swapped
@@ -28,6 +28,7 @@ from parity.report import write_report
 from parity.request import Request
 from parity.result import STAGES, Result
 from tests.parity.test_check import tiny_gpt
+from torch_ref import step as torch_step
 from twinstep.errors import UserError
 
 CONFIG = subject("linear", "float64", 3, 0)
@@ -110,7 +111,7 @@ def test_a_batch_too_few_too_many_or_no_end_of_them_is_a_divergence_of_the_data(
     assert first.note.startswith(note)
     assert result.stages["update"].verdict == "agrees"
     assert result.stages["evaluation"].verdict == "agrees"
-    wrong = [t for t in result.tensors if t.stage == "trajectory"]
+    wrong = [t for t in result.tensors if t.stage == "trajectory" and "diverges" in t.status]
     assert [t.tensor for t in wrong] == ["batches"]
 
 
@@ -172,6 +173,14 @@ def test_a_user_error_of_the_configuration_and_every_error_of_the_reference_stay
         checked(raising, nullcontext)
 
 
+def test_what_the_reference_raises_amid_the_comparison_is_not_the_ports(monkeypatch):
+    monkeypatch.setattr(torch_step, "loss_sums", None)
+    with pytest.raises(TypeError), of_port():
+        torch_step.micro_step(lambda x: x, {"inputs": 0, "targets": 0}, 1)
+    with pytest.raises(PortError, match=r"IndexError: .*test_broken\.py:\d+, in test_what_the_ref"), of_port():
+        [].pop()
+
+
 def test_memory_that_runs_out_is_no_fault_of_the_port(reference_of):
     def out_of_memory(*args, **kwargs):
         raise MemoryError("4 GB")
@@ -194,7 +203,7 @@ def test_the_reason_is_one_line_with_the_innermost_line_of_the_port():
 PATCH = """
 import jax_impl.losses
 
-def broken(*args):
+def broken(*args, **kwargs):
     raise TypeError("two strings cannot be multiplied")
 
 jax_impl.losses.loss_sums = broken

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from parity.diagnosis import Neighbour, diagnose, in_common
+from parity.faults.run import choose, inject
 
 RANDOM = np.random.default_rng(0)
 MATRIX, SQUARE, CUBE = (
@@ -34,7 +35,9 @@ RIGHT = {
     "half as large": (CUBE, 0.5 * CUBE),
     "negated": (MATRIX, -MATRIX),
     "4 times smaller": (MATRIX, MATRIX / 4),
-    "1.0007 times as large": (MATRIX, 1.0007 * MATRIX),
+    "1.07 times as large": (MATRIX, 1.07 * MATRIX),
+    "larger by 7e-07 of itself": (MATRIX, (1 + 7e-7) * MATRIX),
+    "smaller by 0.0005 of itself": (MATRIX, 0.9995 * MATRIX),
     "in bits, where PyTorch's is in nats (1 / ln 2 times as large)": (np.float64(2.3), np.float64(2.3) / math.log(2)),
     "zero everywhere": (MATRIX, 0 * MATRIX),
     "equal to PyTorch's in bfloat16": (MATRIX, NARROW),
@@ -128,3 +131,32 @@ def test_what_all_of_a_group_or_all_tensors_share_is_said():
 )
 def test_a_part_of_a_group_or_more_than_one_shares_nothing(beside):
     assert in_common(of("matrix"), beside) == ""
+
+
+# What is said of a fault of the catalogue: right, or nothing.
+SAID = {
+    "targets shifted twice": "shifted by one position along axis 2, to the earlier",
+    "no weight decay": "zero everywhere",
+    "mean of means": "",
+    "accumulation by sum": "",
+    "gradients added, not averaged": "twice as large, as all 2 of its kind are",
+    "embedding detached": "zero everywhere",
+    "clip without eps": "larger by 6.8e-07 of itself, as all 2 of its kind are",
+    "no Nesterov": "the one of group matrix, none of the others",
+    "steps counted twice": "twice as large; the one of group matrix, none of the others",
+    "features not scaled": "16 times as large",
+    "loss in bits": "in bits, where PyTorch's is in nats (1 / ln 2 times as large)",
+    "another default decay": "",
+    "clip by value": "",
+    "no bias correction": "the one of group vector, none of the others",
+    "parameters updated twice": "twice as large, as all 2 of its kind are",
+    "other coefficients": "the one of group matrix, none of the others",
+}
+
+
+@pytest.mark.slow
+def test_of_a_fault_what_is_certain_is_said_or_nothing():
+    faults = [fault for name in SAID for fault in choose(None, name)]
+    faults.sort(key=lambda fault: fault.model)  # one reference each
+    said = {outcome.fault.name: outcome.result.first_divergence.guess for outcome in inject(faults)}
+    assert said == SAID

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def found(around=None, dtype="float64"):
     config = tiny_gpt(3)
     config = replace(config, train=replace(config.train, dtype=dtype))
-    request = Request(config, inits=("nonzero",), nudge=False)
+    request = Request(config, inits=("nonzero",), generation=True)
     return check_here(request, **({} if around is None else {"around": around}))
 
 
@@ -50,7 +50,7 @@ def test_the_context_is_longer_than_a_block_of_attention_and_decoding_goes_token
 
 
 def test_only_gpt_generates():
-    assert check_here(Request(subject("linear", steps=3), nudge=False)).stages["generation"].verdict == "unchecked"
+    assert check_here(Request(subject("linear", steps=3), generation=True)).stages["generation"].verdict == "unchecked"
 
 
 cached_attention, sample = cache.cached_attention, sampling.sample

@@ -75,7 +75,7 @@ def test_causes_are_listed_and_consequences_counted():
     listed, rest = causes(doubled())
     assert [(c.tensor.stage, c.tensor.tensor, c.step) for c in listed] == [("gradients", "linear.weight", 0)]
     assert rest == 3
-    assert "1 of 1 tensor wrong at a stage before which none is. 3 more diverge at" in words(doubled())
+    assert "1 of 1 tensor wrong where nothing before is. 3 more follow from them." in words(doubled())
 
 
 def test_a_later_stage_that_does_not_follow_is_a_cause_of_its_own():
@@ -123,6 +123,15 @@ def test_nothing_wide_stands_outside_a_box_that_scrolls_and_long_names_wrap():
     assert "tbody th, td.words, .facts td { white-space: normal; overflow-wrap: anywhere;" in style
     assert re.findall(r"<table", text) == re.findall(r"(?<=tabindex=\"0\">)<table", text)
     assert "pre { white-space: pre-wrap;" in style
+
+
+def test_on_a_phone_a_row_is_a_list_whose_values_have_their_columns_names():
+    text = report_page(doubled())
+    assert "@media (max-width: 40rem)" in text
+    assert "content: attr(data-label)" in text
+    cells = [a for tag, a in Page(text).seen if tag == "td"]
+    named = {a["data-label"] for a in cells if "data-label" in a}
+    assert {"stage", "how it is wrong", "furthest off", "verdict", "gradients", "0"} <= named
 
 
 def test_values_are_told_apart_and_numbers_near_one_are_shown_by_their_distance():
