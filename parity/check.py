@@ -16,12 +16,13 @@ from parity.broken import PortError, of_port
 from parity.budget import SPREADS
 from parity.child import check_in_child
 from parity.dropout_masks import check_by_key, with_masks, without_masks
+from parity.entries import GIVEN, Key
 from parity.environment import environment
 from parity.exercised import not_run, watch_lines
 from parity.generation import compare_generation
 from parity.idle import Idle, find_idle
 from parity.jax_side import JaxSide
-from parity.ledger import GIVEN, Key, Ledger
+from parity.ledger import Ledger
 from parity.own_weights import tokenizer_of, trained_weights
 from parity.places import name_stages, name_tensor
 from parity.platforms import torch_device, with_orthogonalization

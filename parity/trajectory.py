@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from parity.budget import EPS, TOLERANCES, TRAJECTORY_LOSS, Tolerance, error
+from parity.entries import Key
 from parity.jax_side import JaxSide
-from parity.ledger import Key, Ledger
+from parity.ledger import Ledger
 from parity.real_step import compare_resumed
 from parity.reference import Reference, Run, Watched
 from parity.result import Curve

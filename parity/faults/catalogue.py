@@ -20,6 +20,7 @@ from parity.faults import (
     real_step,
     resume,
     rewritten_models,
+    rewritten_optimizers,
     rewritten_steps,
     rounding,
     schedule,
@@ -53,6 +54,7 @@ PARTS = (
     rounding,
     decoding,
     rewritten_models,
+    rewritten_optimizers,
     rewritten_steps,
 )
 

@@ -13,7 +13,7 @@ from parity.check import check, check_here
 from parity.check_configs import subject, with_flags
 from parity.faults.fault import swapped
 from parity.faults.rewritten_models import scanned
-from parity.faults.rewritten_steps import muon_that_keeps
+from parity.faults.rewritten_optimizers import muon_that_keeps
 from parity.reference import make_reference, watched_steps
 from parity.request import Request
 from parity.result import STAGES, Result
