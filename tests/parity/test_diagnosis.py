@@ -56,12 +56,11 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("said", RIGHT)
-@pytest.mark.parametrize("noise", [0.0, 2e-15])
-def test_what_is_certain_is_said(said, noise):
+def test_what_is_certain_is_said_whatever_rounding_adds(said):
     reference, port = map(np.asarray, RIGHT[said])
-    if "float" in said and noise:
-        pytest.skip("a number that is off by rounding is no longer of the narrower type")
-    assert guess(reference, port * (1 + noise * RANDOM.standard_normal(port.shape))) == said
+    assert guess(reference, port) == said
+    if "float" not in said:  # a number that is off by rounding is no longer of the narrower type
+        assert guess(reference, port * (1 + 2e-15 * RANDOM.standard_normal(port.shape))) == said
 
 
 UNCERTAIN = {
@@ -93,7 +92,7 @@ def test_rounding_as_coarse_as_bfloat16s_makes_nothing_up(reference):
 
 
 def test_a_factor_near_a_simple_one_is_not_it_however_coarse_the_rounding():
-    assert guess(CUBE, 0.75 * CUBE, 0.06) == "0.75 times as large"  # not the root of a half
+    assert guess(CUBE, 0.72 * CUBE, 0.06) == "0.72 times as large"  # not the root of a half
     assert guess(CUBE, 2 * CUBE * (1 + 0.01 * RANDOM.standard_normal(CUBE.shape)), 0.06) == "twice as large"
 
 
