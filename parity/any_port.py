@@ -16,9 +16,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax_impl.tree import flatten, unflatten
 from parity.broken import PortError, of_port
 from parity.capture import JaxPass, TorchPass, capture_jax, capture_torch, to_numpy
+from parity.entries import GIVEN, Key
 from parity.environment import environment
 from parity.exercised import Lines, not_run, source_files, watch_lines
-from parity.ledger import GIVEN, Key, Ledger
+from parity.ledger import Ledger
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
 from parity.result import Result

@@ -19,8 +19,9 @@ from jax_impl.models import Model
 from jax_impl.models import cache as jax_cache
 from parity.budget import Tolerance
 from parity.capture import to_numpy
+from parity.entries import Key
 from parity.jax_side import JaxSide
-from parity.ledger import Key, Ledger
+from parity.ledger import Ledger
 from parity.reference import Reference
 from parity.side import Named
 from torch_ref import generate as torch_generate

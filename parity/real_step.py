@@ -7,7 +7,8 @@ only.
 import numpy as np
 
 from parity.budget import TOLERANCES, Tolerance
-from parity.ledger import Key, Ledger
+from parity.entries import Key
+from parity.ledger import Ledger
 from parity.side import Named, Stepped, TrainingState
 from parity.stages import COPY, enter_copy, norm
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from parity.budget import EPS, TOLERANCES, Tolerance, squared
-from parity.ledger import Key, Ledger
+from parity.entries import Key
+from parity.ledger import Ledger
 from parity.scan_names import by_layer
 from parity.side import Batch, Captured, Differentiated, Named, Optimized, Stepped, TrainingState
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from parity.budget import EPS, TOLERANCES, TRAJECTORY_LOSS, Tolerance, error
+from parity.entries import Key
 from parity.jax_side import JaxSide
-from parity.ledger import Key, Ledger
+from parity.ledger import Ledger
 from parity.real_step import compare_resumed
 from parity.reference import Reference, Run, Watched
 from parity.result import Curve
@@ -29,8 +30,7 @@ def run_port(
     """The port's free run on its own batches.
 
     Halfway it saves a checkpoint, restores it and opens the input again: what a resume loses is entered, and shows in
-    the second half. Of batches beyond those asked for one
-    is taken, by which they are known.
+    the second half. Of batches beyond those asked for one is taken, by which they are known.
     """
     run, half = Run(), steps // 2
     for first, last in ((0, half), (half, steps)):

@@ -1,7 +1,8 @@
 import numpy as np
 
 from parity.budget import Tolerance
-from parity.ledger import Key, Ledger
+from parity.entries import Key
+from parity.ledger import Ledger
 from parity.result import STAGES
 
 ONES = np.ones(4)

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from parity.check import check_here
 from parity.check_configs import with_flags
 from parity.cli import main
-from parity.ledger import GIVEN
+from parity.entries import GIVEN
 from parity.own_weights import trained_subject, trained_weights
 from parity.reference import make_reference
 from parity.request import Request

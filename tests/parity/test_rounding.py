@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from parity.budget import SPREADS, allowed
+from parity.entries import Key
 from parity.faults.run import choose, inject
-from parity.ledger import Key, Ledger
+from parity.ledger import Ledger
 from parity.rounding import fault_of, rounding
 
 TRUTH = np.random.default_rng(0).standard_normal(20_000)

@@ -9,7 +9,8 @@ import torch
 
 from parity.budget import EPS, TOLERANCES, Error, error, judge
 from parity.check_configs import subject
-from parity.ledger import Key, Ledger
+from parity.entries import Key
+from parity.ledger import Ledger
 from parity.reference import make_reference
 from parity.serial import SerialProducts
 from parity.torch_side import TorchSide

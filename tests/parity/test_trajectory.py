@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from parity.budget import EPS, TRAJECTORY_LOSS
-from parity.ledger import Key, Ledger
+from parity.entries import Key
+from parity.ledger import Ledger
 from parity.reference import Reference, Run, perturb
 from parity.side import TrainingState
 from parity.trajectory import FLOOR_ULPS, compare_runs, enter_weights, loss_envelope, relative, within
