@@ -162,27 +162,25 @@ def compare_stages(
 ) -> None:
     """Every stage of one run from one initialization, with the curve of its trajectory where that is compared.
 
-    What the port raises, or returns that cannot be compared, is entered where it happens and ends the comparison. All
-    that the reference does is done before, so no mistake of its own can end here.
+    What the port raises, or returns that cannot be compared, is entered where it happens and ends the comparison of
+    the training. What follows on it starts from the reference's weights and is compared all the same.
     """
-    try:
-        with of_port():
-            compare_in_order(ledger, curves, port, reference, data, init, config, generates)
-    except (PortError, UserError) as error:  # bad input would have stopped the reference, or the port when it was built
-        ledger.refuse_here(init, str(error))
+    parts = (
+        partial(compare_training, ledger, curves, port, reference, data, init, config),
+        partial(compare_afterwards, ledger, port, reference, data, init, config, generates),
+    )
+    for compare_part in parts:
+        try:
+            with of_port():
+                compare_part()
+        except (PortError, UserError) as error:  # bad input has stopped the reference, or the port when it was built
+            ledger.refuse_here(init, str(error))
 
 
-def compare_in_order(
-    ledger: Ledger,
-    curves: list[Curve],
-    port: JaxSide,
-    reference: Reference,
-    data: Data,
-    init: str,
-    config: Config,
-    generates: bool,
+def compare_training(
+    ledger: Ledger, curves: list[Curve], port: JaxSide, reference: Reference, data: Data, init: str, config: Config
 ) -> None:
-    """`compare_stages`, as long as nothing breaks."""
+    """From the first batch to the end of a run, in order."""
     steps, taken = config.train.steps, 0
     ledger.now("data", "batches")
     for step, batch in enumerate(islice(port.batches(data, 0, steps), steps + 1)):  # one too many is enough to know
@@ -234,6 +232,13 @@ def compare_in_order(
         refuse_another_number(ledger, init, steps, len(run.losses), "trajectory")
         if len(run.losses) == steps:
             curves.append(compare_runs(ledger, init, reference, run, anchored))
+
+
+def compare_afterwards(
+    ledger: Ledger, port: JaxSide, reference: Reference, data: Data, init: str, config: Config, generates: bool
+) -> None:
+    """What is done with a trained model."""
+    steps = config.train.steps
     ledger.now("evaluation", "evaluation", steps)
     evaluation = port.evaluate(reference.end, data, config.train.eval_batches)
     compare_evaluation(ledger, init, steps, reference.evaluation, evaluation, reference.true_evaluation)

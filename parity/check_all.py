@@ -53,7 +53,7 @@ def check_all(folder: Path, configurations: Sequence[str] = CONFIGURATIONS) -> i
 def check_words(words: str) -> Result:
     """The check that `parity check WORDS` runs."""
     (model, *flags), devices = split_devices(words.split())
-    result = check(Request(with_flags(subject(model), flags), devices=devices))
+    result = check(Request(with_flags(subject(model), flags), devices=devices, generation=True))
     return replace(result, command=f"python -m parity check {words}")
 
 

@@ -127,7 +127,8 @@ def run_check(args: argparse.Namespace) -> int:
     if args.source is None:
         use_one_thread()
     seeds = 1 if config.train.dtype == "float64" else SEEDS
-    result = check(Request(config, seeds, args.devices, checkpoint=args.source, platform=args.platform))
+    request = Request(config, seeds, args.devices, checkpoint=args.source, platform=args.platform)
+    result = check(replace(request, generation=True, nudge=True))
     command = ["python", "-m", "parity", "check", result.model, *flags]
     command += [*(["--devices", str(args.devices)] if args.devices > 1 else [])]
     command += [] if args.platform == "cpu" else ["--platform", args.platform]

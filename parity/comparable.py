@@ -37,9 +37,9 @@ def of_another_shape(a: np.ndarray, b: np.ndarray) -> str:
 
 def not_finite(reference: np.ndarray, port: np.ndarray) -> Unlike | None:
     """The first number that is not finite, if any: on one side, or elsewhere or otherwise on the other, or on both."""
-    a, b = np.asarray(reference, np.float64), np.asarray(port, np.float64)
-    if np.isfinite(a).all() and np.isfinite(b).all():
+    if np.isfinite(reference).all() and np.isfinite(port).all():
         return None
+    a, b = np.asarray(reference, np.float64), np.asarray(port, np.float64)
     differ = (np.isfinite(a) != np.isfinite(b)) | (~np.isfinite(a) & ~equal(a, b))
     places = differ if differ.any() else ~np.isfinite(a)
     index = tuple(int(i) for i in np.unravel_index(np.argmax(places), a.shape))

@@ -17,7 +17,7 @@ class Request:
     a ratio of errors meaningless. devices: over how many the port's step runs under pmap. checkpoint: the folder of a
     user's weights, from which every run starts instead of from the initializations. platform: where JAX runs; torch
     runs on the GPU where that is cuda and torch sees one, else on the CPU. generation: compare it too. nudge: look for
-    idle numbers.
+    idle numbers. Both take as long as all the rest of a small model's check.
     """
 
     config: Config
@@ -26,8 +26,8 @@ class Request:
     inits: Sequence[str] = ("nonzero", "native")
     checkpoint: str | None = None
     platform: Platform = "cpu"
-    generation: bool = True
-    nudge: bool = True
+    generation: bool = False
+    nudge: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

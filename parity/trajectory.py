@@ -30,8 +30,7 @@ def run_port(
     """The port's free run on its own batches.
 
     Halfway it saves a checkpoint, restores it and opens the input again: what a resume loses is entered, and shows in
-    the second half. Of batches beyond those asked for one
-    is taken, by which they are known.
+    the second half. Of batches beyond those asked for one is taken, by which they are known.
     """
     run, half = Run(), steps // 2
     for first, last in ((0, half), (half, steps)):

@@ -89,6 +89,8 @@ CURES = {
     "cross-entropy in bfloat16": "logits to float32 before the logarithm",
     "loss in bits": "natural logarithm in the loss, bits only in the report",
     "logit not squeezed": "logits[..., 0] before the binary cross-entropy",
+    "one dropout key for all micro-steps": "fold the key with the micro-step's number",
+    "one dropout key for all steps": "fold the key with the step's number",
     "sigmoid's sign": "softplus(-z) for the positive class",
     "sigmoid twice": "logits into a loss with logits",
     "eps in the logarithm": "softplus needs no eps",
@@ -217,4 +219,10 @@ CURES = {
     "AdamW's moments in bfloat16": "keep both moments in the dtype of the parameters",
     "update rounded": "keep the update in the dtype of the parameters",
     "master weights in bfloat16": "keep float32 weights, and cast where they are used",
+    # generation
+    "decoding from position zero": "rotate by the position in the whole sequence",
+    "cache written one place late": "write at the number of tokens in the cache",
+    "cache in bfloat16": "keep the cache in the compute dtype",
+    "temperature multiplied": "divide the logits by the temperature",
+    "random number from the other end": "the first token whose cumulative probability exceeds the number",
 }

@@ -8,6 +8,7 @@ from parity.faults import (
     chunks,
     clip,
     data,
+    decoding,
     devices,
     evaluation,
     islands,
@@ -19,6 +20,7 @@ from parity.faults import (
     real_step,
     resume,
     rewritten_models,
+    rewritten_optimizers,
     rewritten_steps,
     rounding,
     schedule,
@@ -50,7 +52,9 @@ PARTS = (
     resume,
     evaluation,
     rounding,
+    decoding,
     rewritten_models,
+    rewritten_optimizers,
     rewritten_steps,
 )
 

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_impl import evaluate, input, losses
+from jax_impl import evaluate, input, losses, step
 from jax_impl.losses import Sums
 from jax_impl.models.mlp import Dropout
 from parity.faults.data import altered_batches
 from parity.faults.fault import Fault, method, swap
+from parity.faults.rewritten_steps import stepping
 
 evaluate_all, metrics, eval_batches, loss_sums = (
     evaluate.evaluate,
@@ -21,7 +22,9 @@ evaluate_all, metrics, eval_batches, loss_sums = (
     losses.loss_sums,
 )
 
-BOS = "--sequence-len 512 --eval-batches 0"
+train_step = step.train_step
+
+BOS, BY_KEY = "--sequence-len 512 --eval-batches 0", "--no-shared-dropout"
 
 
 def in_float32(eval_step: Any, batches: Any) -> Sums:
@@ -60,6 +63,23 @@ def dropping(kept: Any) -> Any:
         return x_BD if mask_BD is None or self.deterministic else kept(x_BD, mask_BD, self.rate)
 
     return method(Dropout, "forward", forward)
+
+
+def one_key(model: Any, params: Any, buffers: Any, batch: Any, key: Any) -> Any:
+    """Each micro-step draws by the first one's key."""
+    found = []
+    for number in range(batch["targets"].shape[0]):
+        micro_batch = jax.tree.map(lambda x, n=number: x[n], batch)
+        sums, buffers, grads = step.micro_step(model, params, buffers, micro_batch, jax.random.fold_in(key, 0))
+        found.append((sums, grads))
+    sums, grads = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *found)
+    return sums, buffers, grads
+
+
+def same_key(config: Any, model: Any, optimizer: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+    """Each step draws by the first one's key."""
+    after, metrics = train_step(config, model, optimizer, state._replace(step=0 * state.step), *args, **kwargs)
+    return after._replace(step=state.step + 1), metrics
 
 
 def first_mask(batch: Any) -> Any:
@@ -119,5 +139,21 @@ FAULTS = (
         "data",
         "the mask of the first micro-step serves the whole step",
         altered_batches(first_mask),
+    ),
+    Fault(
+        "one dropout key for all micro-steps",
+        "mlp",
+        "loss",
+        "the key is not folded with the micro-step's number",
+        stepping(one_key),
+        flags=BY_KEY,
+    ),
+    Fault(
+        "one dropout key for all steps",
+        "mlp",
+        "loss",
+        "the key is not folded with the step's number",
+        swap(train_step, same_key),
+        flags=BY_KEY,
     ),
 )

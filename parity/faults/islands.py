@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jax_impl.models import gpt
-from jax_impl.models.attention import causal_attention
 from jax_impl.models.blockwise import blockwise_attention
 from jax_impl.models.gpt import GPT, Block
 from jax_impl.models.layers import Embedding
@@ -31,12 +30,12 @@ def library_attention(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array) -
 
 def windowed(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array) -> jax.Array:
     """Each query sees the last 32 keys."""
-    T = q_BTHC.shape[1]
-    parts = [
-        causal_attention(q_BTHC[:, t : t + 1], k_BSKC[:, max(0, t - 31) : t + 1], v_BSKC[:, max(0, t - 31) : t + 1], 31)
-        for t in range(T)
-    ]
-    return jnp.concatenate(parts, axis=1)
+    H, T, C = q_BTHC.shape[2], q_BTHC.shape[1], q_BTHC.shape[3]
+    k_BSHC, v_BSHC = (jnp.repeat(x, H // k_BSKC.shape[2], axis=2) for x in (k_BSKC, v_BSKC))
+    scores_BHTS = jnp.einsum("bthc,bshc->bhts", q_BTHC, k_BSHC) * C**-0.5
+    before_TS = jnp.arange(T)[:, None] - jnp.arange(T)[None, :]
+    scores_BHTS = jnp.where((before_TS >= 0) & (before_TS < 32), scores_BHTS, -jnp.inf)
+    return jnp.einsum("bhts,bshc->bthc", jax.nn.softmax(scores_BHTS, axis=-1), v_BSHC)
 
 
 def scaled_by_width(q_BTHC: jax.Array, k_BSKC: jax.Array, v_BSKC: jax.Array) -> jax.Array:

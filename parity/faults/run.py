@@ -131,7 +131,7 @@ def inject(faults: Sequence[Fault]) -> Iterator[Outcome]:
             raise UserError(f"{fault.name} needs {fault.devices} devices, this process has {jax.device_count()}")
         config, generation = config_of(fault), fault.stage in (None, "generation")
         seeds = 1 if config.train.dtype == "float64" else SEEDS
-        request = Request(config, seeds, fault.devices, generation=generation, nudge=False)
+        request = Request(config, seeds, fault.devices, generation=generation)
         yield Outcome(fault, check_here(request, references, fault.inject))
 
 

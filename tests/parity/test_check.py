@@ -10,10 +10,10 @@ from jax.flatten_util import ravel_pytree
 
 from jax_impl import step
 from parity.check import check, check_here
-from parity.check_configs import subject
+from parity.check_configs import subject, with_flags
 from parity.faults.fault import swapped
 from parity.faults.rewritten_models import scanned
-from parity.faults.rewritten_steps import muon_that_keeps
+from parity.faults.rewritten_optimizers import muon_that_keeps
 from parity.reference import make_reference, watched_steps
 from parity.request import Request
 from parity.result import STAGES, Result
@@ -38,6 +38,8 @@ def test_the_small_models_agree_at_every_stage(model, of_linear):
     result = of_linear if model == "linear" else check_here(Request(subject(model, "float64", 3, 0)))
     assert result.verdict == "agrees", result.sentence
     assert list(result.stages) == list(STAGES)
+    generation = result.stages.pop("generation")
+    assert (generation.verdict, generation.compared) == ("unchecked", 0)
     assert all(stage.verdict == "agrees" and stage.compared for stage in result.stages.values())
 
 
@@ -87,6 +89,13 @@ def test_an_error_of_one_part_in_a_billion_in_a_gradient_is_seen_there_and_nowhe
         assert result.stages[stage].verdict == "agrees", stage
 
 
+def test_dropout_by_key_agrees_micro_step_by_micro_step():
+    config = with_flags(subject("mlp", steps=3), ["--no-shared-dropout"])
+    result = check_here(Request(config, inits=("nonzero",), nudge=False))
+    assert result.verdict == "agrees", result.sentence
+    assert {"dropout", "dropout [1]"} <= {t.tensor for t in result.tensors if t.stage == "activations"}
+
+
 def test_a_decay_below_the_tolerance_and_a_clip_that_never_acts_are_unchecked():
     config = subject("linear", "float64", 3, 0)
     config = replace(config, optimizer=replace(config.optimizer, matrix_weight_decay=1e-12, clip_norm=1e6))
@@ -108,7 +117,7 @@ def test_an_optimizers_state_that_cannot_be_told_is_noted_and_its_update_compare
     assert set(updates["momentum/linear.weight"].status) == {"unchecked"}
     (unknown,) = (t for name, t in updates.items() if "kept" in name)
     assert set(unknown.status) == {"unchecked"}
-    assert "could not be found" in updates["linear.weight"].note + unknown.note
+    assert "could not be found" in unknown.why_unchecked
 
 
 @pytest.mark.slow

@@ -123,6 +123,19 @@ def test_a_divergence_is_exit_code_1_and_named_first(place, capsys):
     assert (first["stage"], first["tensor"], first["step"]) == ("gradients", "linear.weight", 0)
 
 
+def test_a_port_that_raises_is_exit_code_1_with_the_reason_and_a_report(place, capsys):
+    def raising(*args):
+        raise TypeError("two strings cannot be multiplied")
+
+    with swapped(step.micro_step, raising):
+        assert run_command(main, [*CHECK, "--out-dir", "out"]) == 1
+    assert "TypeError: two strings cannot be multiplied" in " ".join(capsys.readouterr().out.split())
+    assert "two strings cannot be multiplied" in (place / "out" / "report.html").read_text()
+    found = json.loads((place / "out" / "parity.json").read_text())
+    assert found["first_divergence"]["stage"] == "loss"
+    assert found["stages"]["activations"]["verdict"] == "agrees"
+
+
 def test_a_new_report_replaces_an_old_one(place, capsys, monkeypatch):
     asked = []
 

@@ -92,7 +92,7 @@ def test_every_statement_of_a_function_belongs_to_the_innermost_one():
 @pytest.mark.slow
 def test_a_check_names_what_its_flags_left_out_and_the_flags_that_would_not():
     def of(*flags):
-        result = check_watched(Request(with_flags(subject("linear"), ["--steps", "3", *flags]), nudge=False))
+        result = check_watched(Request(with_flags(subject("linear"), ["--steps", "3", *flags])))
         return {(x.file, x.function): x for x in result.not_run}
 
     softmax, sigmoid = of(), of("--dataset", "breast_cancer", "--head", "sigmoid")

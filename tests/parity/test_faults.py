@@ -19,10 +19,12 @@ from twinstep.config import MODELS
 CHANGING = [fault for fault in CATALOGUE if fault.stage is not None]
 EQUIVALENT = [fault for fault in CATALOGUE if fault.stage is None]
 
-# Of every stage the first fault that needs neither gpt, which takes long to compile, nor several devices.
+# Of every stage the first fault that needs neither gpt, which takes long to compile, nor several devices. Only gpt
+# generates; `test_generation.py` has its faults.
 OF_STAGES = [
     next(fault for fault in CATALOGUE if fault.stage == stage and fault.model != "gpt" and fault.devices == 1)
     for stage in STAGES
+    if stage != "generation"
 ]
 
 
@@ -74,7 +76,7 @@ def test_a_fault_of_each_stage_is_caught_there():
     outcomes = list(inject(sorted(OF_STAGES, key=lambda fault: repr(config_of(fault)))))
     elsewhere = [f"{o.fault.name} ({o.fault.stage}): {o.result.sentence}" for o in outcomes if o.found != o.fault.stage]
     assert not elsewhere
-    assert {outcome.found for outcome in outcomes} == set(STAGES)
+    assert {outcome.found for outcome in outcomes} == {*STAGES} - {"generation"}
 
 
 @pytest.mark.parametrize(
