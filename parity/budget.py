@@ -50,10 +50,9 @@ class Spread(NamedTuple):
     reason: str
 
 
-# Of clean runs on an AMD EPYC: in bfloat16 (gpt, mlp, embedding, linear; 2 to 8 seeds, 3 to 5 steps) the squared errors
-# of activations and gradients are apart by at most 3 standard deviations, medians are at most 1.00, tenths 1.00, and of an
-# activation's mean error a fifth of this limit or less is usual, 0.4 of it the most. In float32 (gpt, mlp, embedding,
-# linear) the largest ratio is 1.8, the largest median 1.00, the largest tenth 1.12.
+# Measured in clean runs of the four models on an AMD EPYC, from 2 to 8 seeds. In bfloat16 two squared errors are apart by
+# at most 3 standard deviations, a stage's median and tenth are at most 1.00, and a mean error takes half of its limit. In
+# float32 the largest ratio is 1.8, the largest median 1.00, the largest tenth 1.12. All limits are beyond that.
 SPREADS = {
     "float32": Spread(4.0, 1.5, 2.5, 0.25, "two BLASes add terms in their own order, so their errors are independent"),
     "bfloat16": Spread(
@@ -183,8 +182,7 @@ def judge(
 
     eps: the spacing at 1 of the tensor's type. scale: squared norm of the largest tensor of the same kind, stage and
     step. allowed: the largest ratio of two errors of many numbers; None for few. whole: squared norm of that from which
-    the numbers were subtracted, whose rounding they have. "unchecked" where a port that returned zeros would have passed
-    too.
+    the numbers were subtracted, whose rounding they have. "unchecked" where a port of zeros would have passed too.
     """
     norm = math.sqrt(found.truth)
     if not math.isfinite(norm):
