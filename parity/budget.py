@@ -50,9 +50,9 @@ class Spread(NamedTuple):
     reason: str
 
 
-# Measured in clean runs of the four models on an AMD EPYC, from 2 to 8 seeds. In bfloat16 two squared errors are apart by
-# at most 3 standard deviations, a stage's median and tenth are at most 1.00, and a mean error takes half of its limit. In
-# float32 the largest ratio is 1.8, the largest median 1.00, the largest tenth 1.12. All limits are beyond that.
+# Measured in clean runs of the four models on an AMD EPYC, from 2 to 8 seeds. In bfloat16 two squared errors are apart
+# by at most 3 standard deviations, a stage's median and tenth are at most 1.00, and a mean error takes half of its
+# limit. In float32 the largest ratio is 1.8, the largest median 1.00, the largest tenth 1.12.
 SPREADS = {
     "float32": Spread(4.0, 1.5, 2.5, 0.25, "two BLASes add terms in their own order, so their errors are independent"),
     "bfloat16": Spread(
