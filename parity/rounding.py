@@ -48,6 +48,7 @@ class Rounding:
         return math.sqrt(self.apart) / error if error else 0.0
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def rounding(reference: np.ndarray, port: np.ndarray, truth: np.ndarray) -> Rounding:
     """What is to be seen of two arrays of one type and the truth in float64."""
     wide_truth = np.asarray(truth, np.float64)

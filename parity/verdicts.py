@@ -25,7 +25,8 @@ def judge_entry(stage: str, entry: Entry, spread: Spread, scale: float, before: 
         found = before.scaled(found.truth / before.truth)
     if rounded is not None:
         many = allowed(stage, spread, rounded.elements, rounded.luck(entry.error.reference))
-    verdict = judge(found, entry.tolerance, entry.eps, max(scale, entry.scale), many and many.ratio)
+    whole = entry.scale * entry.seeds
+    verdict = judge(found, entry.tolerance, entry.eps, max(scale, entry.scale), many and many.ratio, whole)
     if rounded is not None and entry.many and verdict.status == "agrees":
         own = entry.error.own / math.sqrt(rounded.elements)
         seen = fault_of(rounded, own, many.lean if many else math.inf, stage == "activations")

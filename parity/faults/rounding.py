@@ -215,7 +215,7 @@ FAULTS = (
     ),
     Fault(
         "cast before the lookup",
-        "gpt",
+        "embedding",
         "gradients",
         "the embedding is cast before its rows are taken: their gradients are added in bfloat16",
         method(Embedding, "forward", cast_before_lookup),

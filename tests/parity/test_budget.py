@@ -44,6 +44,15 @@ def test_a_lucky_reference_counts_as_two_ulp_off():
     assert verdict(Error((9 * eps) ** 2, 0.0, 1.0), RATIO, eps).status == "diverges"
 
 
+def test_a_difference_from_one_has_the_rounding_of_one():
+    """Of a factor of 0.99 that is clipped by, the distance from 1 is right to an ulp of 1, not of 0.01."""
+    eps = EPS["float32"]
+    off = Error((5 * eps) ** 2, 0.0, 0.01**2)
+    assert judge(off, RATIO, eps, 1.0).status == "diverges"
+    assert judge(off, RATIO, eps, 1.0, whole=1.0).status == "agrees"
+    assert judge(Error((9 * eps) ** 2, 0.0, 0.01**2), RATIO, eps, 1.0, whole=1.0).status == "diverges"
+
+
 def test_two_zeros_are_unchecked_and_never_agree():
     assert verdict(Error(0.0, 0.0, 0.0)).status == "unchecked"
     assert verdict(Error(0.0, 0.0, 1e-40), scale=1.0).status == "unchecked"
