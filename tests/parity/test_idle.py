@@ -17,9 +17,10 @@ from twinstep.resolve import fill_in
 # What has no part in a model by its design.
 NO_PART = {
     "gpt": {"--adamw-lr"},  # it has no vectors
-    "linear": {"--embedding-lr", "--head-lr", "--weight-decay"},  # AdamW has vectors only, which never decay
-    "embedding": {"--adamw-lr", "--head-lr"},
-    "mlp": {"--embedding-lr", "--head-lr", "--weight-decay"},
+    # AdamW has vectors only, which never decay
+    "linear": {"--embedding-lr", "--head-lr", "--weight-decay", "RMS_NORM_EPS"},
+    "embedding": {"--adamw-lr", "--head-lr", "RMS_NORM_EPS"},
+    "mlp": {"--embedding-lr", "--head-lr", "--weight-decay", "RMS_NORM_EPS"},
 }
 
 
