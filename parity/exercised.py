@@ -7,6 +7,7 @@ once in Python, so that its lines are seen then.
 import ast
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import coverage
+from coverage.exceptions import CoverageWarning
 
 from parity.result import NotRun
 
@@ -45,9 +47,10 @@ def watch_lines(files: Sequence[Path]) -> Iterator[Lines]:
         yield lines
     finally:
         watcher.stop()
-        for path in files:
-            _, statements, _, missing, _ = watcher.analysis2(str(path))
-            lines.statements[path], lines.missing[path] = set(statements), set(missing)
+        with warnings.catch_warnings(category=CoverageWarning, action="ignore"):  # where nothing at all ran
+            for path in files:
+                _, statements, _, missing, _ = watcher.analysis2(str(path))
+                lines.statements[path], lines.missing[path] = set(statements), set(missing)
 
 
 def source_files(function: Callable[..., Any]) -> list[Path]:

@@ -117,9 +117,9 @@ class TorchSide:
         metrics = train_step(self.config, self.model, self.optimizers, state.step, placed)
         for handle in handles:
             handle.remove()
+        rate = float(metrics.pop("learning_rate"))
         found = {name: to_numpy(torch.as_tensor(metric)) for name, metric in metrics.items()}
         norms = named_norms([name for name, gradient in gradients.items() if gradient is not None], found)
-        rate = float(metrics["learning_rate"])
         return Stepped(found["loss"], found["grad_norm"], rate, norms, gradients, self.state(state.step + 1))
 
     def train_and_capture(self, state: TrainingState, batch: Batch) -> tuple[Stepped, Captured]:
