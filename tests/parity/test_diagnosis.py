@@ -159,7 +159,7 @@ SAID = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_a_fault_what_is_certain_is_said_or_nothing():
     faults = [fault for name in SAID for fault in choose(None, name)]
     faults.sort(key=lambda fault: fault.model)  # one reference each

@@ -41,7 +41,8 @@ def said(results: list[dict], where: str) -> list[str]:
     return [
         f"{result['number']} {where}: {result['sentence']} {result['compared']}"
         for result in results
-        if result["verdict"] != "agrees" or not all(result["compared"].values())
+        if result["verdict"] != "agrees"
+        or not all(count for stage, count in result["compared"].items() if stage != "generation")  # not asked for
     ]
 
 
