@@ -27,7 +27,7 @@ CHUNKS = (
     "--accumulation 1 --steps 3"
 )
 FSDP, PMAP, SIGMOID = (
-    "gpt --parallel fsdp --devices 4",
+    "gpt --parallel fsdp --devices 4 --batch-size 8",
     "gpt --devices 2",
     "linear --dataset breast_cancer --head sigmoid",
 )

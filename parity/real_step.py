@@ -34,7 +34,8 @@ def compare_logged(
     theirs = shares(before, port, parts, labels)
     for name in ledger.names("update", init, before.step, ours, theirs, "logged"):
         stage = "clip" if name.startswith("leaf_norm") else "update"
-        tolerance = TOLERANCES["float64"][stage] if ledger.dtype == "float64" else LOGGED
+        exact = "gradients" if stage == "clip" else "update"  # torch adds up a million squares one after the other
+        tolerance = TOLERANCES["float64"][exact] if ledger.dtype == "float64" else LOGGED
         ledger.enter(Key(stage, name, init, "logged"), before.step, ours[name], theirs[name], tolerance=tolerance)
 
 
