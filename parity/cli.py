@@ -130,7 +130,7 @@ def run_check(args: argparse.Namespace) -> int:
     request = Request(config, seeds, args.devices, checkpoint=args.source, platform=args.platform)
     result = check(replace(request, generation=True, nudge=True))
     command = ["python", "-m", "parity", "check", result.model, *flags]
-    command += [*(["--devices", str(args.devices)] if args.devices > 1 else [])]
+    command += ["--devices", str(args.devices)] if args.devices > 1 else []
     command += [] if args.platform == "cpu" else ["--platform", args.platform]
     command += [] if args.source is None else ["--run", args.source]
     result = replace(result, command=shlex.join(command))

@@ -17,6 +17,7 @@ from typing import Any
 import coverage
 from coverage.exceptions import CoverageWarning
 
+from parity.broken import is_library
 from parity.result import NotRun
 
 REFUSALS = r"^\s*(raise|assert) "  # of bad input and of what cannot be: no arithmetic
@@ -60,7 +61,7 @@ def source_files(function: Callable[..., Any]) -> list[Path]:
     """
     code = getattr(inspect.unwrap(function), "__code__", None)
     path = Path(getattr(function, "source", code.co_filename if code is not None else ""))
-    return [path] if path.is_file() and "site-packages" not in path.parts else []
+    return [path] if path.is_file() and not is_library(str(path)) else []
 
 
 def not_run(lines: Lines, root: Path) -> list[NotRun]:

@@ -4,7 +4,9 @@ The context is longer than a block of attention and than two chunks of the promp
 vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -93,15 +95,8 @@ def torch_model(config: Config, weights: Named) -> Any:
 def torch_logits(model: Any, config: Config, tokens_BT: np.ndarray) -> Named:
     """All logits (B, T, V) by the full forward pass; by prefill, chunk by chunk; and by decoding after the prompt."""
     tokens = torch.from_numpy(tokens_BT).long()
-    found = {"forward": to_numpy(model(tokens))}
-    for name, ends in ways().items():
-        cache = torch_cache.make_cache(model.config, SEQUENCES, LENGTH, getattr(torch, config.train.dtype))
-        parts = []
-        for start, end in zip([0, *ends], ends, strict=False):
-            logits_BTV, cache = model.decode(tokens[:, start:end], cache)
-            parts.append(to_numpy(logits_BTV))
-        found[name] = np.concatenate(parts, axis=1)
-    return found
+    make_cache = partial(torch_cache.make_cache, model.config, SEQUENCES, LENGTH, getattr(torch, config.train.dtype))
+    return {"forward": to_numpy(model(tokens)), **decoded(model.decode, make_cache, tokens, to_numpy)}
 
 
 def jax_logits(model: Model, params: Any, config: Config, tokens_BT: np.ndarray) -> Named:
@@ -116,13 +111,21 @@ def jax_logits(model: Model, params: Any, config: Config, tokens_BT: np.ndarray)
     def decode(params: Any, tokens_BT: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
         return model.bind(params, {}, train=False).decode(tokens_BT, cache)
 
-    found = {"forward": np.asarray(forward(params, tokens_BT))}
+    make_cache = partial(jax_cache.make_cache, config.model, SEQUENCES, LENGTH, jnp.dtype(config.train.dtype))
+    logits_BTV = np.asarray(forward(params, tokens_BT))
+    return {"forward": logits_BTV, **decoded(partial(decode, params), make_cache, tokens_BT, np.asarray)}
+
+
+def decoded(
+    decode: Callable[..., tuple[Any, Any]], make_cache: Callable[[], Any], tokens_BT: Any, to_host: Callable[..., Any]
+) -> Named:
+    """Logits (B, T, V) by each way; `decode(tokens, cache)` returns those of its tokens, and the cache with them."""
+    found = {}
     for name, ends in ways().items():
-        cache = jax_cache.make_cache(config.model, SEQUENCES, LENGTH, jnp.dtype(config.train.dtype))
-        parts = []
+        cache, parts = make_cache(), []
         for start, end in zip([0, *ends], ends, strict=False):
-            logits_BTV, cache = decode(params, tokens_BT[:, start:end], cache)
-            parts.append(np.asarray(logits_BTV))
+            logits_BTV, cache = decode(tokens_BT[:, start:end], cache)
+            parts.append(to_host(logits_BTV))
         found[name] = np.concatenate(parts, axis=1)
     return found
 

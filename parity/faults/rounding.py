@@ -7,7 +7,6 @@ Shapes: B batch, F features, O out features, D hidden units; in attention as in 
 """
 
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jax_impl.models import blockwise, gpt
 from jax_impl.models.batch_norm import BatchNorm
 from jax_impl.models.layers import Embedding, Linear
 from jax_impl.models.mlp import Dropout
+from parity.faults.adamw import applying
 from parity.faults.fault import Fault, method, swap
 
 apply_updates, loss_sums, micro_step = optax.apply_updates, losses.loss_sums, step.micro_step
@@ -142,10 +142,6 @@ def low_moments(algorithm: str) -> Any:
         return optax.GradientTransformation(inner.init, update)
 
     return swap(make_transform, faulty)
-
-
-def applying(apply: Any) -> Any:
-    return lambda: mock.patch.object(optax, "apply_updates", apply)
 
 
 FAULTS = (
