@@ -31,7 +31,8 @@ Figures = dict[str, Any]
 Step = Callable[[Calls, Figures], None]
 
 FRAMEWORKS = {"jax": "jax_impl", "torch": "torch_ref"}
-NEEDED = "jax flax optax orbax.checkpoint grain numpy safetensors tokenizers tyro rich matplotlib sklearn pyarrow torch coverage"
+NEEDED = "jax flax optax orbax.checkpoint grain numpy safetensors tokenizers tyro rich matplotlib sklearn pyarrow"
+NEEDED += " torch coverage"
 TESTS = ["tests/twins/test_losses.py", "tests/twins/test_schedule.py", "tests/twins/test_sampling.py"]
 TESTS += [f"tests/jax_impl/test_{n}.py" for n in ("attention", "gpt", "head_loss", "muon", "optimizer", "step")]
 TESTS += [f"tests/torch_ref/test_{n}.py" for n in ("checkpoint", "gpt", "muon", "optimizer", "step")]
