@@ -224,7 +224,7 @@ def compare_training(
         compare_buffers(ledger, init, step, at.stepped, stepped, at.true_stepped)
         parts = port.optimize(at.before, stepped.gradients).after
         compare_logged(ledger, init, at.before, at.stepped, stepped, parts, labels)
-        compare_real_step(ledger, init, parts, stepped)
+        compare_real_step(ledger, init, parts, stepped, port.orthogonalized_in_bfloat16())
 
     if reference.moved_runs:
         ledger.now("trajectory", "run")

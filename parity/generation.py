@@ -19,6 +19,7 @@ from jax_impl import generate as jax_generate
 from jax_impl import sampling as jax_sampling
 from jax_impl.models import Model
 from jax_impl.models import cache as jax_cache
+from jax_impl.models import make_model as make_jax_model
 from parity.budget import Tolerance
 from parity.capture import to_numpy
 from parity.entries import Key
@@ -53,11 +54,13 @@ def compare_generation(ledger: Ledger, init: str, port: JaxSide, reference: Refe
     model = torch_model(config, reference.end.weights)
     params = port.load(reference.end).params
     ours, theirs = torch_logits(model, config, tokens_BT), jax_logits(port.model, params, config, tokens_BT)
+    plain = np.asarray(jax.jit(forward_of(make_jax_model(config)))(params, tokens_BT))
     wide = replace(config, train=replace(config.train, dtype="float64"))
     truth = ours if wide == config else torch_logits(torch_model(wide, reference.end.weights), wide, tokens_BT)
     full, true = ours["forward"], truth["forward"]
     for name in ("prefill", "decoding"):
         ledger.enter(Key("generation", f"torch's own {name}", init), step, full, ours[name], true)
+    ledger.enter(Key("generation", "logits, plain attention", init), step, full, plain, true)
     for name in ("forward", "prefill", "decoding"):
         ledger.enter(Key("generation", f"logits, {name}", init), step, full, theirs[name], true)
     logits_BV, zeros_B = full[:, -1], np.zeros(SEQUENCES, np.float32)
@@ -102,10 +105,7 @@ def torch_logits(model: Any, config: Config, tokens_BT: np.ndarray) -> Named:
 def jax_logits(model: Model, params: Any, config: Config, tokens_BT: np.ndarray) -> Named:
     """The same in JAX."""
     assert isinstance(config.model, GPTConfig)
-
-    @jax.jit
-    def forward(params: Any, tokens_BT: jax.Array) -> jax.Array:
-        return model.bind(params, {}, train=False)(tokens_BT)
+    forward = jax.jit(forward_of(model))
 
     @jax.jit
     def decode(params: Any, tokens_BT: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
@@ -114,6 +114,11 @@ def jax_logits(model: Model, params: Any, config: Config, tokens_BT: np.ndarray)
     make_cache = partial(jax_cache.make_cache, config.model, SEQUENCES, LENGTH, jnp.dtype(config.train.dtype))
     logits_BTV = np.asarray(forward(params, tokens_BT))
     return {"forward": logits_BTV, **decoded(partial(decode, params), make_cache, tokens_BT, np.asarray)}
+
+
+def forward_of(model: Model) -> Callable[[Any, jax.Array], jax.Array]:
+    """The full forward pass, (params, tokens (B, T)) -> logits (B, T, V)."""
+    return lambda params, tokens_BT: model.bind(params, {}, train=False)(tokens_BT)
 
 
 def decoded(

@@ -44,7 +44,14 @@ class JaxSide:
         self.jit_optimize = jax.jit(self._optimize)
 
     def initial_state(self, weights: Named) -> TrainingState:
-        return self.read(step.init_state(self.model, self.optimizer, weights, self.config.train.seed))
+        return self.read(self.steps.init_state(weights))
+
+    def orthogonalized_in_bfloat16(self) -> list[str]:
+        """The parameters whose update is so coarse."""
+        groups = optimizer.optimizer_groups(self.config)
+        labels = optimizer.label_parameters(self.config, list(flatten(self.model.params)))
+        coarse = optimizer.newton_schulz_dtype(self.config) == jnp.bfloat16
+        return [name for name, label in labels.items() if coarse and groups[label].algorithm == "muon"]
 
     @cached_property
     def layout(self) -> Layout:

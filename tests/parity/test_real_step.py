@@ -67,6 +67,17 @@ def test_a_norm_that_is_not_logged_is_missed():
     assert logged(a_step(norms={name: norms[name] for name in norms if name != "leaf_norm/v"})) == "update leaf_norm/v"
 
 
+def test_only_what_is_orthogonalized_in_bfloat16_may_differ_by_its_roundings():
+    after = a_step().after
+    moved = after._replace(weights={name: x * (1 + 4e-3) for name, x in after.weights.items()})
+    ledger = Ledger("bfloat16")
+    compare_real_step(ledger, "nonzero", after, a_step(after=moved), narrow=["w"])
+    assert {row.tensor for row in ledger.judge()[1] if row.relative_l2 > row.budget} == {
+        "v (real step)",
+        "b (real step)",
+    }
+
+
 def test_the_state_after_the_step_is_what_its_parts_give():
     after = a_step().after
     rounded = {**after.weights, "w": after.weights["w"] * (1 + 1e-9)}
