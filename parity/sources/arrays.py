@@ -19,14 +19,15 @@ class Arrays:
         for name, array in self.arrays.items():
             self.by_size.setdefault(array.size, []).append(name)
         self.by_mark: dict[tuple[int, str], dict[int, list[str]]] = {}
-        self.in_turn: list[list[str]] = [list(self.arrays)]  # in which order windows are looked for in them
+        self.first, self.last = list(self.arrays), list[str]()  # in which order windows are looked for in them
         self.marks: dict[tuple[str, str], int] = {}
         self.slices: dict[tuple[str, str], list[np.ndarray]] = {}
 
     def search_last(self, names: Iterable[str]) -> None:
         """Look for windows in all others first."""
-        last = set(names)
-        self.in_turn = [[name for name in self.arrays if (name in last) == late] for late in (False, True)]
+        fed = set(names)
+        self.first = [name for name in self.arrays if name not in fed]
+        self.last = [name for name in self.arrays if name in fed]
 
     def rounded(self, name: str, dtype: np.dtype) -> np.ndarray:
         """The array as a leaf of this type would hold it."""

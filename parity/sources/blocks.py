@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from parity.sources.fingerprint import along_axes, fingerprint
+from parity.sources.fingerprint import along_axes, fingerprint, is_constant
 from parity.sources.layouts import Layout
 from parity.sources.piece import Index, Piece
 
@@ -33,7 +33,7 @@ class Block:
     @cached_property
     def is_constant(self) -> bool:
         """Whether all its numbers are equal, so that no layout can be read off them."""
-        return bool((self.numbers == self.numbers.flat[0]).all())
+        return is_constant(self.numbers)
 
     def part(self, axis: int, groups: int, start: int, stop: int, number: int) -> "Block":
         """From `start` to `stop` of each of the groups that an axis is made of; one alone is without the axis."""

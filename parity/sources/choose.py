@@ -1,6 +1,7 @@
 """Which of several equal arrays feeds which leaf: by what feeds the leaf's neighbours, by names, then by order."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection
 from fractions import Fraction
 
 from parity.sources.names import agreement, likeness, parent, parsed
@@ -8,6 +9,8 @@ from parity.sources.piece import Piece
 from parity.sources.search import Feed, Slot
 
 Place = tuple[tuple[str, Fraction, Fraction], ...]  # the names of modules and which part of their arrays
+
+ALL = Fraction(0), Fraction(1)
 
 
 def choose(slots: list[Slot]) -> tuple[list[Feed], list[str]]:
@@ -33,11 +36,15 @@ def choose(slots: list[Slot]) -> tuple[list[Feed], list[str]]:
     return [chosen[i] for i in range(len(slots))], sentences([slots[i] for i in open_slots])
 
 
-def score(slot: Slot, feed: Feed, neighbours: Iterable[Place]) -> float:
-    """A neighbour from the same module counts most, then the numbers in the names, then their words."""
+def score(slot: Slot, feed: Feed, neighbours: Collection[Place]) -> float:
+    """A neighbour from the same module counts most, then the numbers in the names, then their words.
+
+    All of an array is likelier than a part of it.
+    """
     name = feed[0].name
     agree = agreement(parsed(slot.block.leaf).numbers, slot.block.at, parsed(name).numbers)
-    return 4 * (origin(feed) in neighbours) + agree + likeness(slot.block.leaf, name)
+    entire = share(feed[0]) == ALL
+    return 4 * bool(neighbours and origin(feed) in neighbours) + entire + agree + likeness(slot.block.leaf, name)
 
 
 def place_of(slot: Slot) -> tuple[str, tuple[int, ...]]:
@@ -52,12 +59,14 @@ def origin(feed: Feed) -> Place:
 
 def share(piece: Piece) -> tuple[Fraction, Fraction]:
     """From where to where it takes its array, of 1."""
+    if math.prod(piece.cut) == piece.size:
+        return ALL
     for length, index in zip(piece.cut, piece.take, strict=True):
         if isinstance(index, int):
             return Fraction(index, length), Fraction(index + 1, length)
         if index.step is None and index != slice(None):
             return Fraction(index.start, length), Fraction(index.stop, length)
-    return Fraction(0), Fraction(1)
+    return ALL
 
 
 def key(feed: Feed) -> tuple[object, ...]:

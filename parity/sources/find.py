@@ -11,7 +11,7 @@ from parity.sources.choose import choose
 from parity.sources.doubts import exchanged_names, out_of_order
 from parity.sources.nearest import nearest
 from parity.sources.piece import Source
-from parity.sources.search import search, whole_or_side_by_side
+from parity.sources.search import search, whole_or_side_by_side, with_windows
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def find_sources(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarr
     blocks = [block_of(path, leaf) for path, leaf in leaves.items() if leaf.size and is_numeric(leaf)]
     slots = {block.leaf: whole_or_side_by_side(block, known) for block in blocks}
     known.search_last(name for found in slots.values() for slot in found for name in slot.names)
+    slots = {path: [with_windows(slot, known) for slot in found] for path, found in slots.items()}
     slots |= {block.leaf: search(block, known) for block in blocks if not slots[block.leaf]}
     flat = [slot for path in slots for slot in slots[path]]
     feeds, doubts = choose(flat)

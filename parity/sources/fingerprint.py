@@ -48,6 +48,12 @@ def windows(slices: np.ndarray, length: int) -> np.ndarray:
     return ends[length:] - ends[:-length]
 
 
+def is_constant(array: np.ndarray) -> bool:
+    """Whether all numbers are equal."""
+    flat = array.reshape(-1)
+    return flat[0] == flat[-1] and bool((flat[:64] == flat[0]).all() and (flat == flat[0]).all())
+
+
 def divisors(n: int) -> list[int]:
     """All of them, ascending."""
     low = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]

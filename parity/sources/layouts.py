@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parity.sources.fingerprint import divisors
+from parity.sources.fingerprint import divisors, is_constant
 
 TRIES = 60  # branches followed before two arrays count as not the same in another layout
 FIRST = 32  # numbers compared before whole runs are
@@ -36,8 +36,8 @@ def layout(a: np.ndarray, b: np.ndarray) -> Layout | None:
     flat_a, flat_b = a.reshape(-1), b.reshape(-1)
     if flat_a[0] != flat_b[0] or flat_a[-1] != flat_b[-1]:
         return None
-    if (flat_b == flat_b[0]).all():
-        return layout_of_a_constant(a.shape, b.shape) if (flat_a == flat_b[0]).all() else None
+    if is_constant(flat_b):
+        return layout_of_a_constant(a.shape, b.shape) if is_constant(flat_a) else None
     return Search(flat_a, flat_b, a.shape).follow((), 1)
 
 

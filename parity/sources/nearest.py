@@ -7,6 +7,9 @@ import numpy as np
 from parity.sources.arrays import Arrays, is_numeric
 from parity.sources.fingerprint import fingerprint
 
+SAMPLE = 4096  # numbers that decide whether all are compared
+ROUNDED = 0.01  # relative: bfloat16's rounding and a little more
+
 
 def nearest(leaf: np.ndarray, arrays: Arrays) -> str:
     """What the leaf looks like, but is not."""
@@ -28,27 +31,34 @@ def nearest(leaf: np.ndarray, arrays: Arrays) -> str:
 
 
 def likenesses(leaf: np.ndarray, name: str, arrays: Arrays) -> list[tuple[float, str]]:
-    """In what an array of as many numbers is like the leaf, and which share of the numbers says so."""
-    array = arrays.arrays[name].astype(np.float64)
-    said = []
+    """In what an array of as many numbers is like the leaf, and how much that says."""
+    array, said = arrays.arrays[name], []
+    sample = np.unravel_index(np.linspace(0, leaf.size - 1, min(leaf.size, SAMPLE)).astype(np.int64), leaf.shape)
     for axes in permutations(range(array.ndim)):
         laid = array.transpose(axes)
-        if laid.shape != leaf.shape and axes != tuple(range(array.ndim)):
-            continue
-        laid = laid.reshape(leaf.shape)
-        equal = int(np.count_nonzero(laid == leaf))
-        if 2 * equal >= leaf.size:
-            said.append(
-                (equal / leaf.size, f"nearest {name}: equal but for {leaf.size - equal} of {leaf.size} numbers")
-            )
-        elif np.allclose(laid, leaf, rtol=1e-2, atol=0):
-            far = float(np.max(np.abs(laid - leaf) / np.maximum(np.abs(laid), 1e-300)))
-            said.append((0.5, f"nearly {name}: relative differences up to {far:.1e}"))
-        elif (shift := constant(leaf - laid)) is not None:
-            said.append((0.4, f"equal to {name} plus {shift:g}"))
-        elif laid.all() and (factor := constant(leaf / laid)) is not None:
-            said.append((0.4, f"equal to {name} times {factor:g}"))
+        if laid.shape != leaf.shape:
+            if axes != tuple(range(array.ndim)):
+                continue
+            laid = array.reshape(leaf.shape)
+        if likeness := compared(leaf[sample], laid[sample].astype(np.float64), name):
+            likeness = compared(leaf, laid.astype(np.float64), name)
+        said += [likeness] if likeness else []
     return said
+
+
+def compared(leaf: np.ndarray, array: np.ndarray, name: str) -> tuple[float, str] | None:
+    """In what two arrays of one shape are alike, if they are: equal but for some, rounded, shifted, scaled."""
+    unequal = int(np.count_nonzero(array != leaf))
+    if 2 * unequal < leaf.size:
+        return 1 - unequal / leaf.size, f"nearest {name}: equal but for {unequal} of {leaf.size} numbers"
+    if np.allclose(array, leaf, rtol=ROUNDED, atol=0):
+        far = float(np.max(np.abs(array - leaf) / np.maximum(np.abs(array), np.finfo(np.float64).tiny)))
+        return 0.5, f"nearly {name}: relative differences up to {far:.1e}"
+    if (shift := constant(leaf - array)) is not None:
+        return 0.4, f"equal to {name} plus {shift:g}"
+    if array.all() and (factor := constant(leaf / array)) is not None:
+        return 0.4, f"equal to {name} times {factor:g}"
+    return None
 
 
 def constant(numbers: np.ndarray) -> float | None:

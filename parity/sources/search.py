@@ -7,12 +7,13 @@ import numpy as np
 
 from parity.sources.arrays import Arrays, rounded
 from parity.sources.blocks import Block
-from parity.sources.fingerprint import divisors, windows
+from parity.sources.fingerprint import divisors, is_constant, windows
 from parity.sources.layouts import layout
 from parity.sources.piece import Index, Piece
 
 Feed = tuple[Piece, ...]  # the pieces whose sum is a block
 
+DEPTH = 2  # how often a leaf is cut into parts that are looked for one by one
 MOST_UNEQUAL = 8  # arrays of several sizes side by side
 MOST_SLICES = 1024  # of a stack whose slices are looked for one by one
 MOST_CHUNKS = 8  # of one array, in another order
@@ -31,11 +32,11 @@ class Slot:
         return {piece.name for feed in self.feeds for piece in feed}
 
 
-def search(block: Block, arrays: Arrays, depth: int = 2) -> list[Slot]:
+def search(block: Block, arrays: Arrays, depth: int = DEPTH) -> list[Slot]:
     """The slots that make up the block; empty where it is not found."""
     if slots := whole_or_side_by_side(block, arrays):
         return slots
-    if feeds := windows_of_arrays(block, arrays) or sums_of_two(block, arrays):
+    if feeds := windows_of_arrays(block, arrays, everywhere=depth == DEPTH) or sums_of_two(block, arrays):
         return [Slot(block, feeds)]
     return part_by_part(block, arrays, depth - 1) if depth else []
 
@@ -44,6 +45,13 @@ def whole_or_side_by_side(block: Block, arrays: Arrays) -> list[Slot]:
     """The block as whole arrays, one or several."""
     feeds = whole_arrays(block, arrays)
     return [Slot(block, feeds)] if feeds else side_by_side(block, arrays)
+
+
+def with_windows(slot: Slot, arrays: Arrays) -> Slot:
+    """Zeros may as well be a part of larger zeros that feed nothing yet: their neighbours will tell."""
+    if not slot.block.is_constant:
+        return slot
+    return Slot(slot.block, slot.feeds + windows_of_arrays(slot.block, arrays, everywhere=False))
 
 
 def whole_arrays(block: Block, arrays: Arrays) -> tuple[Feed, ...]:
@@ -107,11 +115,14 @@ def sequences(slices: np.ndarray, block: Block, arrays: Arrays) -> Iterator[list
         yield found
 
 
-def windows_of_arrays(block: Block, arrays: Arrays) -> tuple[Feed, ...]:
-    """Windows of larger arrays that are the block in another layout. Arrays that feed nothing yet come first."""
+def windows_of_arrays(block: Block, arrays: Arrays, everywhere: bool) -> tuple[Feed, ...]:
+    """Windows of larger arrays that are the block in another layout.
+
+    First in arrays that feed nothing yet, then in the others, if it may be everywhere.
+    """
     if block.numbers.size < 2:
         return ()
-    for names in arrays.in_turn:
+    for names in (arrays.first, arrays.last)[: 1 + everywhere]:
         feeds: list[Feed] = []
         for name in names:
             if arrays.arrays[name].size > block.numbers.size:
@@ -126,6 +137,8 @@ def windows_of_arrays(block: Block, arrays: Arrays) -> tuple[Feed, ...]:
 def windows_of(block: Block, arrays: Arrays, name: str) -> Iterator[Feed]:
     """The windows of one array, on each axis: a few slices side by side, or the same few of each of several groups."""
     array, size = arrays.rounded(name, block.numbers.dtype), block.numbers.size
+    if block.is_constant and not is_constant(array):
+        return
     for axis, length in enumerate(array.shape):
         for groups in divisors(length)[:-1]:
             within = length // groups
