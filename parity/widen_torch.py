@@ -21,7 +21,8 @@ WIDE = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
-NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+NOT_THE_USERS = (str(Path(torch.__file__).parent), __file__, "<")
+OURS = str(Path(__file__).parent)
 
 
 @contextmanager
@@ -129,12 +130,12 @@ def wide_tensor(value: Any) -> Any:
 
 
 def user_line() -> Cast | None:
-    """The line that is running, outside torch and parity."""
+    """The line of the user's that is running: the innermost outside torch; None where that is one of parity's."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((*NOT_THE_USERS, "<")) and not file.endswith("contextlib.py"):
-            return Cast(file, frame.f_lineno, frame.f_code.co_name)
+        if not file.startswith(NOT_THE_USERS) and not file.endswith("contextlib.py"):
+            return None if file.startswith(OURS) else Cast(file, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
