@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection
 from fractions import Fraction
 
-from parity.sources.names import agreement, likeness, parent, parsed
+from parity.sources.names import agreement, likeness, listed, parent, parsed
 from parity.sources.piece import Piece
 from parity.sources.search import Feed, Slot
 
@@ -87,13 +87,8 @@ def sentences(slots: dict[int, Slot], tied: set[int]) -> list[str]:
         groups.setdefault(frozenset(slot.names), []).append(i)
     said = []
     for names, members in groups.items():
-        leaves = listed(list(dict.fromkeys(slots[i].block.leaf for i in members)))
+        leaves = listed(dict.fromkeys(slots[i].block.leaf for i in members))
         many = f"{len(names)} torch arrays hold" if len(names) > 1 else "several parts of one torch array hold"
         means = "order" if tied.intersection(members) else "names"
         said.append(f"{many} the same numbers ({listed(sorted(names))}), told apart by their {means} in {leaves}")
     return said
-
-
-def listed(names: list[str], most: int = 3) -> str:
-    """The first few of them."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -58,6 +58,7 @@ LAYOUTS = {
     "heads exchanged with channels": (HEADS, HEADS.reshape(H, C, D).swapaxes(0, 1).reshape(-1, D)),
     "rotary halves interleaved": (HEADS, HEADS.reshape(H, 2, C // 2, D).swapaxes(1, 2).reshape(-1, D).T),
 }
+REORDERED = ("heads exchanged with channels", "rotary halves interleaved")  # in the array's own shape: said
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
@@ -67,7 +68,7 @@ def test_one_array_in_another_layout(kind):
     assert found.sources["b"].names == ("a",)
     assert found.sources["b"].copies
     assert found.unused == ["decoy"]
-    assert found.doubts == []
+    assert bool(found.doubts) == (kind in REORDERED)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -176,8 +177,7 @@ def test_an_lstm_with_its_gates_in_another_order():
 
     for order in ([0, 2, 1, 3], [0, 1, 3, 2], [3, 0, 2, 1]):
         w = np.concatenate([gates(arrays["weight_ih"], order).T, gates(arrays["weight_hh"], order).T])
-        w_ih = gates(arrays["weight_ih"], order)
-        found_in(arrays, {"w_ih": w_ih, "w": w} if order == [0, 2, 1, 3] else {"w_ih": w_ih})
+        found_in(arrays, {"w_ih": gates(arrays["weight_ih"], order), "w": w})
     found_in(arrays, {"b": gates(arrays["bias_ih"] + arrays["bias_hh"], [0, 2, 1, 3])})
 
 
