@@ -27,7 +27,7 @@ from twinstep.extras import needs  # noqa: E402
 
 if TYPE_CHECKING:
     from parity.adapters import linen_function, nnx_function
-    from parity.any_port import compare
+    from parity.pair.compare import compare
     from parity.weights import Rule, carry
 
 __all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function"]
@@ -35,7 +35,7 @@ __all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function"]
 HOMES = {
     "Rule": "weights",
     "carry": "weights",
-    "compare": "any_port",
+    "compare": "pair.compare",
     "linen_function": "adapters",
     "nnx_function": "adapters",
 }

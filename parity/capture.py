@@ -5,7 +5,8 @@ reads the tags of `jax.ad_checkpoint.checkpoint_name`; our models tag each outpu
 A name that occurs again in one forward pass gets " #2", " #3".
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -46,7 +47,8 @@ def capture_torch(module: nn.Module, output_name: str = "output") -> Iterator[li
     """Records every forward pass of `module` (and the backward pass through it) within the context.
 
     Names are those of `module.named_modules()`, and `output_name` for what `module` itself returns; several tensors of
-    one module are "name.0", "name.1". Values are copied at once: a later operation in place does not change them.
+    one module are "name.0", "name.1", or by their keys. Values are copied at once: a later operation in place does not
+    change them.
     """
     passes: list[TorchPass] = []
 
@@ -57,10 +59,9 @@ def capture_torch(module: nn.Module, output_name: str = "output") -> Iterator[li
         current = passes[-1]
         if current.done:
             return
-        if isinstance(output, tuple | list):
-            for number, part in enumerate(output):
-                record(f"{name}.{number}", part)
-        elif isinstance(output, torch.Tensor):
+        for key, part in parts_of(output):
+            record(f"{name}.{key}", part)
+        if isinstance(output, torch.Tensor):
             name = fresh(name, current.activations)
             current.activations[name] = to_numpy(output)
             if output.requires_grad:
@@ -80,6 +81,19 @@ def capture_torch(module: nn.Module, output_name: str = "output") -> Iterator[li
     finally:
         for handle in handles:
             handle.remove()
+
+
+def parts_of(output: Any) -> list[tuple[str, Any]]:
+    """The parts of a tuple, list, dict (Hugging Face's `ModelOutput` is one) or dataclass by key; none of all else."""
+    if isinstance(output, Mapping):
+        return [(str(key), part) for key, part in output.items()]
+    if dataclasses.is_dataclass(output):
+        return [(field.name, getattr(output, field.name)) for field in dataclasses.fields(output)]
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return list(zip(output._fields, output, strict=True))
+    if isinstance(output, tuple | list):
+        return [(str(number), part) for number, part in enumerate(output)]
+    return []
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The command line: `python -m parity check|faults|shapes|convert`.
+"""The command line: `python -m parity check|compare|faults|shapes|convert`.
 
 `check` takes the trainers' flags beside its own: what argparse doesn't know goes to `parity.check_configs.with_flags`.
 """
@@ -74,6 +74,20 @@ def make_parser() -> Parser:
     check.add_argument("--out-dir", metavar="DIR", help="folder for the reports (default parity-report)")
     check.set_defaults(run=run_check)
 
+    compare = commands.add_parser(
+        "compare",
+        help="compare any torch module with any JAX port of it",
+        description="FILE.py has torch_side() -> (module, inputs) and jax_side(state_dict) -> (function, params): "
+        "function(params, *inputs) is the port; and perhaps OPTIONS, a dict of parity.compare's other arguments. "
+        "Exit code 0 if all agrees, 1 if not, 2 for bad input.",
+    )
+    compare.add_argument("file", type=Path, metavar="FILE.py", help="the pair")
+    compare.add_argument(
+        "--dtype", metavar="DTYPE", help="float64 (default), float32 or bfloat16: the last two run both as written"
+    )
+    compare.add_argument("--out-dir", metavar="DIR", help="folder for the reports (default parity-report)")
+    compare.set_defaults(run=run_compare)
+
     faults = commands.add_parser("faults", help="inject known porting faults one by one and see where each is caught")
     faults.add_argument("--model", choices=tuple(MODELS), help="only the faults of one model (default all)")
     faults.add_argument("--only", metavar="NAME", help="only one fault")
@@ -135,6 +149,22 @@ def run_check(args: argparse.Namespace) -> int:
     command += [] if args.source is None else ["--run", args.source]
     result = replace(result, command=shlex.join(command))
     print_report(result, table_console(), write_report(result, folder))
+    return 0 if result.verdict == "agrees" else 1
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """`compare`: 0 if all agrees, else 1. Writes the reports. Raises UserError for a pair that cannot be compared."""
+    from parity.pair.file import compare_file
+    from parity.platforms import stay_on_cpu
+    from parity.report import print_report
+    from parity.report.folder import open_folder
+    from twinstep.terminal import table_console
+
+    stay_on_cpu()
+    result = compare_file(args.file, args.dtype)
+    flags = ["--dtype", args.dtype] if args.dtype else []
+    result = replace(result, command=shlex.join(["python", "-m", "parity", "compare", str(args.file), *flags]))
+    print_report(result, table_console(), result.write(open_folder(args.out_dir)))
     return 0 if result.verdict == "agrees" else 1
 
 

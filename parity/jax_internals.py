@@ -3,15 +3,25 @@
 All of it stands here, so that a new JAX can break this file only; `tests/parity/test_jax_internals.py` says what.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
+import numpy as np
+from jax._src import source_info_util
+from jax._src.lax import lax as lax_internal
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 from jax.extend.core.primitives import name_p
 
-__all__ = ["ClosedJaxpr", "Jaxpr", "JaxprEqn", "Literal", "Scan", "Var", "bind", "called_function", "inner_jaxprs",
-           "scan_of", "tag_of"]  # fmt: skip
+from parity.lines import Cast
+
+__all__ = ["ClosedJaxpr", "Jaxpr", "JaxprEqn", "Literal", "Scan", "Var", "bind", "called_function",
+           "draws_random_numbers", "inner_jaxprs", "python_scalars", "scan_of", "tag_of", "user_line",
+           "with_params"]  # fmt: skip
+
+source_info_util.register_exclusion(__file__)  # `python_scalars` stands between the user's line and JAX
 
 
 class Scan(NamedTuple):
@@ -43,8 +53,9 @@ def called_function(eqn: JaxprEqn) -> ClosedJaxpr | None:
 
 
 def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
-    """One equation, unchanged, with its own rule of differentiation."""
-    with eqn.ctx.manager:
+    """One equation, unchanged, with its own rule of differentiation and its own line."""
+    names = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    with source_info_util.user_context(eqn.source_info.traceback, name_stack=names), eqn.ctx.manager:
         outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
@@ -65,3 +76,57 @@ def scan_of(eqn: JaxprEqn) -> Scan | None:
             "num_carry, or ft_in"
         )
     return Scan(p["jaxpr"], n_consts, n_carry, p["length"], p["reverse"])
+
+
+def user_line(eqn: JaxprEqn) -> Cast | None:
+    """The line that made the equation: the innermost outside JAX and the libraries that it leaves out itself."""
+    frame = source_info_util.user_frame(eqn.source_info.traceback)
+    return frame and Cast(frame.file_name, frame.start_line, frame.function_name)
+
+
+def with_params(
+    eqn: JaxprEqn, change: Callable[[Any], Any], change_function: Callable[[ClosedJaxpr], ClosedJaxpr]
+) -> JaxprEqn:
+    """The equation with other parameters, and with other functions within it."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, ClosedJaxpr):
+            return change_function(value)
+        if isinstance(value, Jaxpr):
+            function = change_function(ClosedJaxpr(value, ()))
+            assert not function.consts, "a function without constants got some"
+            return function.jaxpr
+        if isinstance(value, tuple) and not hasattr(value, "_fields"):
+            return tuple(changed(part) for part in value)
+        if isinstance(value, tuple) and any(isinstance(part, ClosedJaxpr) for part in value):
+            return type(value)(*(changed(part) for part in value))
+        return change(value)
+
+    return eqn.replace(params={name: changed(value) for name, value in eqn.params.items()})
+
+
+def draws_random_numbers(eqn: JaxprEqn) -> bool:
+    """Whether the equation calls one of `jax.random`'s own functions."""
+    inner = called_function(eqn)
+    if inner is None or inner.jaxpr.debug_info is None:
+        return False
+    return "/jax/_src/random" in (inner.jaxpr.debug_info.func_filename or "").replace("\\", "/")
+
+
+@contextmanager
+def python_scalars() -> Iterator[dict[tuple[np.dtype, float], float]]:
+    """The numbers of the Python code that is traced within it, by dtype and by what they were rounded to there."""
+    scalars: dict[tuple[np.dtype, float], float] = {}
+    convert = lax_internal._convert_element_type
+
+    def recording(operand: Any, new_dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if (
+            isinstance(operand, float)
+            and isinstance(new_dtype, np.dtype)
+            and jax.numpy.issubdtype(new_dtype, np.floating)
+        ):
+            scalars.setdefault((new_dtype, float(np.asarray(operand).astype(new_dtype))), float(operand))
+        return convert(operand, new_dtype, *args, **kwargs)
+
+    with mock.patch.object(lax_internal, "_convert_element_type", recording):
+        yield scalars

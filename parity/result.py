@@ -3,7 +3,7 @@
 `parity.json` is `Result.to_json()`, one object:
 
     schema            1
-    verdict           "agrees", "diverges", or "unchecked" where nothing at all could be compared
+    verdict           "agrees", "diverges", or "unchecked" where nothing at all, or a stage of `needed`, was compared
     sentence          the verdict in one sentence, for people
     notes             list of sentences to read with it (unchecked gradients first, then what was left out)
     not_run           list of {file, function, lines, whole}: functions of the port that the check imported but did not
@@ -18,6 +18,7 @@
                       why_unchecked, diagnosis}
     curves            list of {init, steps, reference_loss, port_loss, free_error, envelope, free_budget,
                       anchored_steps, anchored_error, anchored_envelope}
+    needed            list of the stages without which silence proves nothing
     model, dtype, steps, seed, seeds, devices, seconds, command
     config            the configuration that was checked, as in a run's config.json
     environment       object of strings: versions, machine, and on what each side ran
@@ -36,6 +37,8 @@ where they are furthest apart, ||port|| / ||reference|| and the cosine between t
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
 from typing import Any, Literal
 
 STAGES = (
@@ -180,6 +183,7 @@ class Result:
     tensors: list[TensorResult]
     curves: list[Curve]
     first_divergence: Divergence | None
+    needed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     not_run: list[NotRun] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
@@ -193,7 +197,12 @@ class Result:
         """Diverges if any stage does; of nothing compared, unchecked: silence proves nothing."""
         if self.first_divergence is not None:
             return "diverges"
-        return "agrees" if self.compared else "unchecked"
+        return "agrees" if self.compared and not self.silent else "unchecked"
+
+    @property
+    def silent(self) -> list[str]:
+        """The stages of `needed` in which nothing could be compared."""
+        return [name for name in self.needed if not self.stages[name].compared]
 
     @property
     def compared(self) -> int:
@@ -209,6 +218,11 @@ class Result:
             rest = f"; {unchecked} could not be checked" if unchecked else ""
             if not self.compared:
                 return f"Nothing of the JAX port of {self.model} could be compared with PyTorch in {self.dtype}{rest}."
+            if self.silent:
+                return (
+                    f"The JAX port of {self.model} is unchecked in {self.dtype}: nothing of the stages "
+                    f"{', '.join(self.silent)} could be compared{rest}."
+                )
             return (
                 f"The JAX port of {self.model} agrees with PyTorch in {self.dtype}: "
                 f"{self.compared} comparisons over {self.steps} steps are within budget{rest}."
@@ -230,6 +244,23 @@ class Result:
         """Plain JSON values; what is not finite becomes null."""
         head = {"schema": 1, "verdict": self.verdict, "sentence": self.sentence}
         return _finite({**head, **dataclasses.asdict(self)})
+
+    def write(self, folder: Path | str) -> list[Path]:
+        """The reports of `python -m parity check` into a folder: parity.json, report.html and figures; their paths."""
+        from parity.report import write_report  # it draws, which takes a second to import
+
+        return write_report(self, folder)
+
+    def raise_unless_agrees(self) -> None:
+        """For a test: raises AssertionError with the sentence unless the verdict is "agrees"."""
+        if self.verdict != "agrees":
+            raise AssertionError("\n".join([self.sentence, *self.notes]))
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the report, in a frame of its own, whose style stays there."""
+        from parity.report.page import report_page
+
+        return f'<iframe srcdoc="{escape(report_page(self))}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "Result":

@@ -17,7 +17,8 @@ import torch
 import parity
 import parity.check
 import parity.torch_side
-from parity import any_port, platforms
+from parity import platforms
+from parity.pair import compare as pair_compare
 from parity.check import check, check_here
 from parity.check_configs import subject
 from parity.child import child_environment
@@ -158,16 +159,18 @@ def test_jax_computes_on_the_device_of_the_platform_and_torch_on_that_beside_it(
     script = """
 import jax, numpy as np, optax, torch
 import parity
-from parity import any_port
+import parity.pair.compare
+from parity.pair import models
 
-any_port.jax_device = lambda platform: jax.devices()[1]
-found, compare_passes = [], any_port.compare_passes
+parity.pair.compare.jax_device = lambda platform: jax.devices()[1]
+found, capture = [], models.capture_jax
 
-def watched(ledger, pair, passes):
-    found.extend(jax.tree.leaves(passes))
-    return compare_passes(ledger, pair, passes)
+def watched(*args):
+    passed = capture(*args)
+    jax.debug.callback(lambda *arrays: found.extend(arrays), *jax.tree.leaves(passed.param_gradients))
+    return passed
 
-any_port.compare_passes = watched
+models.capture_jax = watched
 module = torch.nn.Linear(3, 2, bias=False)
 function = lambda params, x: x @ params["weight"].T
 params = {"weight": jax.device_put(module.weight.detach().numpy(), jax.devices()[0])}
@@ -182,7 +185,7 @@ assert found and all(array.devices() == {jax.devices()[1]} for array in found)
 
 def test_compare_leaves_the_users_module_where_and_as_it_is(monkeypatch):
     moved = []
-    monkeypatch.setattr(any_port, "torch_device", lambda platform: moved.append(platform) or torch.device("cpu"))
+    monkeypatch.setattr(pair_compare, "torch_device", lambda platform: moved.append(platform) or torch.device("cpu"))
     module = torch.nn.Linear(3, 2, bias=False)
     before = module.weight.detach().clone()
     params = {"weight": before.numpy()}

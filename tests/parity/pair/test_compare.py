@@ -120,7 +120,7 @@ def test_weights_copied_wrongly_are_found_before_any_layer():
     params = cnn_params(torch_cnn())
     params["conv"]["kernel"] = params["conv"]["kernel"][::-1].copy()
     first = compare_cnn(LinenCNN(), params=params).first_divergence
-    assert (first.stage, first.tensor) == ("weights", "conv.weight")
+    assert (first.stage, first.tensor) == ("weights", "conv.kernel")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_a_function_or_an_optimizer_that_raises_is_a_divergence_with_its_line():
     result = compare_plain(broken)
     first = result.first_divergence
     assert (first.stage, first.tensor, result.stages["weights"].verdict) == ("activations", "function", "agrees")
-    assert re.fullmatch(r"TypeError: two strings .*tests/parity/test_any_port\.py:\d+, in broken\)", first.note)
+    assert re.fullmatch(r"TypeError: two strings .*tests/parity/pair/test_compare\.py:\d+, in broken\)", first.note)
     optimizers = lambda params: torch.optim.SGD(params, lr=0.1), optax.GradientTransformation(lambda params: (), broken)
     result = compare_cnn(LinenCNN(), optimizers=optimizers)
     assert (result.first_divergence.stage, result.first_divergence.tensor) == ("update", "optimizer")

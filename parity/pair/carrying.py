@@ -1,0 +1,124 @@
+"""Which torch arrays feed which leaf of the port, by value or by rules, and the stage `weights`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.capture import to_numpy
+from parity.entries import GIVEN, Key
+from parity.ledger import Ledger
+from parity.pair.trees import read_tree
+from parity.sources import Piece, Source, find_sources
+from parity.weights import Rule, map_names
+from twinstep.errors import UserError
+
+Convert = Callable[[dict[str, Any]], Any]
+
+
+@dataclass
+class Carried:
+    """How the port's leaves are made of torch's arrays."""
+
+    sources: dict[str, Source]
+    shapes: dict[str, tuple[int, ...]]  # of torch's arrays
+    missing: dict[str, str] = field(default_factory=dict)  # leaf -> the nearest thing, in words
+    doubts: list[str] = field(default_factory=list)
+
+    def leaves(self, arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """torch's arrays as the port's leaves; one without a source is as in `like`."""
+        return {leaf: self.sources[leaf].carry(arrays) if leaf in self.sources else like[leaf] for leaf in like}
+
+    def back(self, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Gradients by leaves as gradients by torch's arrays: what a tied array feeds adds up."""
+        found: dict[str, np.ndarray] = {}
+        for leaf, source in self.sources.items():
+            if leaf in leaves:
+                for name, part in source.pull(leaves[leaf], self.shapes).items():
+                    found[name] = found[name] + part if name in found else part
+        return found
+
+    def copied(self) -> set[str]:
+        """The torch arrays whose numbers are each in one place of one leaf: an update of it is one of theirs."""
+        fed = [name for source in self.sources.values() for name in source.names]
+        once = {name for name in fed if fed.count(name) == 1}
+        summed = {name for source in self.sources.values() if not source.copies for name in source.names}
+        return once - summed
+
+
+def by_rules(rules: Sequence[Rule], arrays: Mapping, leaves: Mapping, first: Mapping[str, str]) -> Carried:
+    """As the rules say. Raises UserError for names that do not match up.
+
+    arrays: all of `state_dict()`. first: the first of the names of each, which the gradient of a tied one has.
+    """
+    targets = map_names(rules, arrays, leaves)
+    sources = {}
+    for name, (leaf, axes) in targets.items():
+        if sorted(axes) not in ([], list(range(arrays[name].ndim))):
+            raise UserError(f"{name!r} has shape {arrays[name].shape}; the rule's axes {axes} do not permute it")
+        sources[leaf] = transposed(first[name], arrays[name].shape, axes)
+    return Carried(sources, shapes_of(arrays))
+
+
+def transposed(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Source:
+    """A leaf that is the whole array with its axes permuted; () keeps them."""
+    axes = axes or tuple(range(len(shape)))
+    after = tuple(shape[axis] for axis in axes)
+    return Source(after, (Piece(name, shape, (), shape, axes, after, ()),))
+
+
+def by_value(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarray]) -> Carried:
+    """By the numbers themselves."""
+    found = find_sources(arrays, leaves)
+    return Carried(found.sources, shapes_of(arrays), found.missing, found.doubts)
+
+
+def shapes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The shape of each."""
+    return {name: x.shape for name, x in arrays.items()}
+
+
+def by_conversion(convert: Convert, state: Mapping[str, torch.Tensor], arrays: Mapping[str, np.ndarray]) -> Carried:
+    """By what `convert` does with other numbers, all different: equal arrays (norms of ones) are told apart.
+
+    arrays: those that may feed a leaf, each once. Tied arrays stay equal. Raises UserError for a `convert` that raises.
+    """
+    random = np.random.default_rng(0)
+    moved: dict[Any, torch.Tensor] = {}
+    for tensor in state.values():
+        if tensor.is_floating_point() and place_of(tensor) not in moved:
+            noise = torch.from_numpy(random.uniform(0.5, 1.5, tuple(tensor.shape)))
+            moved[place_of(tensor)] = noise.to(tensor)
+    given = {name: moved.get(place_of(tensor), tensor) for name, tensor in state.items()}
+    leaves = converted(convert, given).arrays
+    others = {name: to_numpy(given[name]) for name in arrays if name in given}
+    return by_value({**arrays, **others}, leaves)
+
+
+def converted(convert: Convert, state: Mapping[str, torch.Tensor]) -> Any:
+    """The parameters that `convert` makes, read as a tree. Raises UserError if it raises."""
+    try:
+        params = convert(dict(state))
+    except Exception as error:
+        from parity.broken import described
+
+        raise UserError(f"convert raises {described(error)}") from error
+    return read_tree(params, "what convert returns")
+
+
+def place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Equal for tied tensors."""
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def compare_weights(ledger: Ledger, carried: Carried, arrays: Mapping[str, np.ndarray], leaves: Mapping) -> None:
+    """Every leaf beside what feeds it: shape and every value. The leaf's type may be wider or narrower."""
+    for leaf, theirs in leaves.items():
+        key = Key("weights", leaf, GIVEN)
+        if leaf in carried.missing:
+            ledger.refuse(key, 0, f"no torch array holds its numbers; {carried.missing[leaf]}")
+        else:
+            ours = carried.sources[leaf].carry(arrays)
+            ledger.enter(key, 0, ours.astype(theirs.dtype), theirs)
