@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection
 from fractions import Fraction
 
-from parity.sources.names import agreement, likeness, parent, parsed
+from parity.sources.names import agreement, likeness, listed, parent, parsed
 from parity.sources.piece import Piece
 from parity.sources.search import Feed, Slot
 
@@ -33,7 +33,13 @@ def choose(slots: list[Slot]) -> tuple[list[Feed], list[str]]:
             if i not in chosen and (again or key(feed) not in taken):
                 chosen[i] = feed
                 taken.add(key(feed))
-    return [chosen[i] for i in range(len(slots))], sentences([slots[i] for i in open_slots])
+    tied = {i for i in open_slots if is_tied([scores[i, j] for j in range(len(slots[i].feeds))])}
+    return [chosen[i] for i in range(len(slots))], sentences({i: slots[i] for i in open_slots}, tied)
+
+
+def is_tied(scores: list[float]) -> bool:
+    """Whether the best is not better than the next."""
+    return scores.count(max(scores)) > 1
 
 
 def score(slot: Slot, feed: Feed, neighbours: Collection[Place]) -> float:
@@ -74,22 +80,15 @@ def key(feed: Feed) -> tuple[object, ...]:
     return tuple((piece.name, share(piece)) for piece in feed)
 
 
-def sentences(slots: list[Slot]) -> list[str]:
+def sentences(slots: dict[int, Slot], tied: set[int]) -> list[str]:
     """One sentence for each group of equal arrays."""
-    groups: dict[frozenset[str], list[str]] = {}
-    for slot in slots:
-        groups.setdefault(frozenset(slot.names), []).append(slot.block.leaf)
+    groups: dict[frozenset[str], list[int]] = {}
+    for i, slot in slots.items():
+        groups.setdefault(frozenset(slot.names), []).append(i)
     said = []
-    for names, leaves in groups.items():
-        some = listed(sorted(names))
+    for names, members in groups.items():
+        leaves = listed(dict.fromkeys(slots[i].block.leaf for i in members))
         many = f"{len(names)} torch arrays hold" if len(names) > 1 else "several parts of one torch array hold"
-        said.append(
-            f"{many} the same numbers ({some}): which of them feeds {listed(list(dict.fromkeys(leaves)))} "
-            "was told by their neighbours, their names and their order"
-        )
+        means = "order" if tied.intersection(members) else "names"
+        said.append(f"{many} the same numbers ({listed(sorted(names))}), told apart by their {means} in {leaves}")
     return said
-
-
-def listed(names: list[str], most: int = 3) -> str:
-    """The first few of them."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from itertools import combinations
 
-from parity.sources.names import in_order, likeness, parsed, pattern
-from parity.sources.piece import Source
+from parity.sources.names import in_order, likeness, listed, parsed, pattern
+from parity.sources.piece import Piece, Source, window_shape
 
 
 def exchanged_names(sources: Mapping[str, Source]) -> list[str]:
@@ -37,6 +37,23 @@ def out_of_order(sources: Mapping[str, Source]) -> list[str]:
             said.append(f"{path} is a stack of {usual}, but for {', '.join(strange)} in it")
         kept = [name for name in names if pattern(name) == usual]
         if not in_order(kept):
-            some = ", ".join(kept[:4]) + (", ..." if len(kept) > 4 else "")
-            said.append(f"{path} holds {some} in this order, not in that of their numbers")
+            said.append(f"{path} holds {listed(kept, 4)} in this order, not in that of their numbers")
     return said
+
+
+def shuffled(sources: Mapping[str, Source]) -> list[str]:
+    """A leaf that holds one array's rows in another order, which no reshape of the one to the other explains."""
+    said = []
+    for path, source in sources.items():
+        names = source.names
+        in_chunks = len(names) < len(source.pieces) and source.copies
+        if in_chunks or any(reorders(piece) for piece in source.pieces):
+            said.append(f"{path} holds {listed(names)} in another order along an axis: gates or heads permuted?")
+    return said
+
+
+def reorders(piece: Piece) -> bool:
+    """Whether it splits an axis, and yet has the window's own shape, perhaps transposed."""
+    before = [length for length in window_shape(piece.cut, piece.take) if length > 1]
+    after = [length for length in window_shape(piece.fit, piece.put) if length > 1]
+    return sum(length > 1 for length in piece.split) > len(before) and sorted(before) == sorted(after)

@@ -8,7 +8,7 @@ import numpy as np
 from parity.sources.arrays import Arrays, is_numeric, rounded
 from parity.sources.blocks import block_of
 from parity.sources.choose import choose
-from parity.sources.doubts import exchanged_names, out_of_order
+from parity.sources.doubts import exchanged_names, out_of_order, shuffled
 from parity.sources.nearest import nearest
 from parity.sources.piece import Source
 from parity.sources.search import search, whole_or_side_by_side, with_windows
@@ -36,7 +36,7 @@ def find_sources(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarr
     slots = {block.leaf: whole_or_side_by_side(block, known) for block in blocks}
     known.search_last(name for found in slots.values() for slot in found for name in slot.names)
     slots = {path: [with_windows(slot, known) for slot in found] for path, found in slots.items()}
-    slots |= {block.leaf: search(block, known) for block in blocks if not slots[block.leaf]}
+    slots |= {block.leaf: search(block, known, (known.first, known.last)) for block in blocks if not slots[block.leaf]}
     flat = [slot for path in slots for slot in slots[path]]
     feeds, doubts = choose(flat)
     pieces: dict[str, list] = {path: [] for path in leaves}
@@ -46,7 +46,7 @@ def find_sources(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarr
     sources = {path: source for path, source in sources.items() if gives(source, arrays, leaves[path])}
     missing = {path: nearest(leaf, known) for path, leaf in leaves.items() if path not in sources}
     fed = {name for source in sources.values() for name in source.names}
-    doubts += [*out_of_order(sources), *exchanged_names(sources)]
+    doubts += [*out_of_order(sources), *shuffled(sources), *exchanged_names(sources)]
     return Found(sources, missing, [name for name in arrays if name not in fed], doubts)
 
 

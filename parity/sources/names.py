@@ -1,6 +1,7 @@
 """How alike the names of a leaf and a torch array are."""
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from itertools import permutations
 from typing import NamedTuple
@@ -63,3 +64,9 @@ def in_order(names: list[str]) -> bool:
     numbers = [parsed(name).numbers for name in names]
     orders = permutations(range(len(numbers[0])))
     return any(rows == sorted(rows) for order in orders for rows in [[[row[i] for i in order] for row in numbers]])
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first few of them."""
+    names = list(names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

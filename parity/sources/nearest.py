@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 
 from parity.sources.arrays import Arrays, is_numeric
-from parity.sources.fingerprint import fingerprint
+from parity.sources.fingerprint import along_axes, fingerprint
 
 SAMPLE = 4096  # numbers that decide whether all are compared
 ROUNDED = 0.01  # relative: bfloat16's rounding and a little more
@@ -16,7 +16,7 @@ def nearest(leaf: np.ndarray, arrays: Arrays) -> str:
     if not is_numeric(leaf):
         return f"no real numbers, but {leaf.dtype}"
     if not leaf.size:
-        return "empty"
+        return "it holds no numbers"
     if leaf.dtype.kind in "fV" and not np.isfinite(leaf).all():
         return "it holds numbers that are not finite"
     if names := arrays.with_mark(fingerprint(leaf), leaf.size, leaf.dtype):
@@ -27,7 +27,17 @@ def nearest(leaf: np.ndarray, arrays: Arrays) -> str:
     said = [
         (equal, text) for name in arrays.by_size.get(leaf.size, []) for equal, text in likenesses(leaf64, name, arrays)
     ]
-    return max(said, default=(0, "nothing like it"))[1]
+    return max(said)[1] if said else nearest_in_a_stack(leaf, arrays)
+
+
+def nearest_in_a_stack(leaf: np.ndarray, arrays: Arrays) -> str:
+    """What the first slice looks like that is none of the arrays, if most of them are."""
+    for axis, marks in enumerate(along_axes(leaf) if leaf.ndim > 1 else []):
+        size = leaf.size // len(marks)
+        strange = [i for i, mark in enumerate(marks.tolist()) if not arrays.with_mark(mark, size, leaf.dtype)]
+        if 0 < len(strange) <= len(marks) // 2:
+            return f"{nearest(leaf.take(strange[0], axis), arrays)}, at {strange[0]} on axis {axis} of the stack"
+    return "nothing like it"
 
 
 def likenesses(leaf: np.ndarray, name: str, arrays: Arrays) -> list[tuple[float, str]]:

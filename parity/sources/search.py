@@ -1,6 +1,6 @@
 """Where the numbers of a block come from: one array, several side by side, a window, a sum of two, or a stack."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +32,11 @@ class Slot:
         return {piece.name for feed in self.feeds for piece in feed}
 
 
-def search(block: Block, arrays: Arrays, depth: int = DEPTH) -> list[Slot]:
-    """The slots that make up the block; empty where it is not found."""
+def search(block: Block, arrays: Arrays, turns: Sequence[list[str]], depth: int = DEPTH) -> list[Slot]:
+    """The slots that make up the block; empty where it is not found. turns: the arrays whose windows it may be."""
     if slots := whole_or_side_by_side(block, arrays):
         return slots
-    if feeds := windows_of_arrays(block, arrays, everywhere=depth == DEPTH) or sums_of_two(block, arrays):
+    if feeds := windows_of_arrays(block, arrays, turns) or sums_of_two(block, arrays):
         return [Slot(block, feeds)]
     return part_by_part(block, arrays, depth - 1) if depth else []
 
@@ -51,7 +51,7 @@ def with_windows(slot: Slot, arrays: Arrays) -> Slot:
     """Zeros may as well be a part of larger zeros that feed nothing yet: their neighbours will tell."""
     if not slot.block.is_constant:
         return slot
-    return Slot(slot.block, slot.feeds + windows_of_arrays(slot.block, arrays, everywhere=False))
+    return Slot(slot.block, slot.feeds + windows_of_arrays(slot.block, arrays, [arrays.first]))
 
 
 def whole_arrays(block: Block, arrays: Arrays) -> tuple[Feed, ...]:
@@ -85,10 +85,15 @@ def side_by_side(block: Block, arrays: Arrays) -> list[Slot]:
             for stops in sequences(slices, block, arrays):
                 starts = [0, *stops[:-1]]
                 parts = [block.part(axis, groups, *ends, i) for i, ends in enumerate(zip(starts, stops, strict=True))]
-                slots = [Slot(part, whole_arrays(part, arrays)) for part in parts]
-                if all(slot.feeds for slot in slots):
+                if slots := all_found(one_array(part, arrays) for part in parts):
                     return slots
     return []
+
+
+def one_array(block: Block, arrays: Arrays) -> list[Slot]:
+    """The block as a whole array, or as the chunks of one in another order."""
+    feeds = whole_arrays(block, arrays)
+    return [Slot(block, feeds)] if feeds else part_by_part(block, arrays, 0)
 
 
 def sequences(slices: np.ndarray, block: Block, arrays: Arrays) -> Iterator[list[int]]:
@@ -115,14 +120,11 @@ def sequences(slices: np.ndarray, block: Block, arrays: Arrays) -> Iterator[list
         yield found
 
 
-def windows_of_arrays(block: Block, arrays: Arrays, everywhere: bool) -> tuple[Feed, ...]:
-    """Windows of larger arrays that are the block in another layout.
-
-    First in arrays that feed nothing yet, then in the others, if it may be everywhere.
-    """
+def windows_of_arrays(block: Block, arrays: Arrays, turns: Sequence[list[str]]) -> tuple[Feed, ...]:
+    """Windows of larger arrays that are the block in another layout: of the first of these lists that has any."""
     if block.numbers.size < 2:
         return ()
-    for names in (arrays.first, arrays.last)[: 1 + everywhere]:
+    for names in turns:
         feeds: list[Feed] = []
         for name in names:
             if arrays.arrays[name].size > block.numbers.size:
@@ -178,7 +180,10 @@ def sums_of_two(block: Block, arrays: Arrays) -> tuple[Feed, ...]:
 
 
 def part_by_part(block: Block, arrays: Arrays, depth: int) -> list[Slot]:
-    """Each slice of a stack, or each of a few chunks, looked for by itself."""
+    """Each slice of a stack, or each of a few chunks, looked for by itself.
+
+    Where one array has the block's numbers, only chunks of it in another order: rows at random are not a layout.
+    """
     same_numbers = arrays.with_mark(block.mark, block.numbers.size, block.numbers.dtype)
     for axis in block.whole_axes():
         length = block.numbers.shape[axis]
@@ -186,13 +191,18 @@ def part_by_part(block: Block, arrays: Arrays, depth: int) -> list[Slot]:
         if length <= MOST_SLICES and block.numbers.ndim > 1 and not same_numbers:
             counts.insert(0, length)
         for count in counts:
-            slots: list[Slot] = []
             step = length // count
-            for i in range(count):
-                found = search(block.part(axis, 1, i * step, (i + 1) * step, i), arrays, depth)
-                if not found:
-                    break
-                slots += found
-            else:
+            parts = (block.part(axis, 1, i * step, (i + 1) * step, i) for i in range(count))
+            if slots := all_found(search(part, arrays, [same_numbers or arrays.first], depth) for part in parts):
                 return slots
     return []
+
+
+def all_found(each: Iterable[list[Slot]]) -> list[Slot]:
+    """All slots, or none where one part is not found."""
+    slots: list[Slot] = []
+    for found in each:
+        if not found:
+            return []
+        slots += found
+    return slots
