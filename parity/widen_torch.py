@@ -84,7 +84,8 @@ class WidenOperations(TorchDispatchMode):
             return WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
         wide = {name: widen(value, name) for name, value in given.items()}
-        output = func(*(wide[a.name] for a, _ in zip(schema, args, strict=False)), **{k: wide[k] for k in kwargs})
+        function = grouped_mm if func is torch.ops.aten._grouped_mm.default else func  # torch has none in float64
+        output = function(*(wide[a.name] for a, _ in zip(schema, args, strict=False)), **{k: wide[k] for k in kwargs})
         if any(isinstance(value, torch.dtype) and value in WIDE for value in given.values()) or (
             self.default in WIDE and takes_default_dtype(schema, given) and output.dtype.is_floating_point
         ):
@@ -127,6 +128,27 @@ def takes_default_dtype(schema: Any, given: dict[str, Any]) -> bool:
 def wide_tensor(value: Any) -> Any:
     """A tensor of narrower floating numbers in float64; anything else as it is."""
     return value.to(WIDE[value.dtype]) if isinstance(value, torch.Tensor) and value.dtype in WIDE else value
+
+
+def grouped_mm(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
+) -> torch.Tensor:
+    """`torch._grouped_mm`, product by product: `offs` holds the ends of the groups in the dimension that they split."""
+    if offs is None:
+        return torch.bmm(a, b)
+    ends = offs.tolist()
+    groups = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    if a.ndim == 2 and b.ndim == 3:  # rows of a
+        output = a.new_zeros(a.shape[0], b.shape[2])
+        for i, group in enumerate(groups):
+            output[group] = a[group] @ b[i]
+        return output
+    if a.ndim == 3:  # columns of b
+        output = a.new_zeros(a.shape[1], b.shape[1])
+        for i, group in enumerate(groups):
+            output[:, group] = a[i] @ b[:, group]
+        return output
+    return torch.stack([a[:, group] @ b[group] for group in groups])
 
 
 def user_line() -> Cast | None:
