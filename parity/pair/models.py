@@ -177,7 +177,8 @@ class JaxModel:
     def run(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> Pass:
         """Forward and backward, compiled once."""
         if self.jitted is None:
-            jax.clear_caches()  # what was traced before an adapter was at work has no tags
+            if hasattr(self.function, "source"):  # an adapter's: what was traced without it has no tags
+                jax.clear_caches()
             loss = self.arithmetic(self.tagged_loss)
             self.jitted = jax.jit(lambda leaves, *rest: capture_jax(loss, leaves, *rest))
         given = {name: x for name, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.floating)}

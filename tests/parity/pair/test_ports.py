@@ -1,0 +1,64 @@
+"""Real models and ports of them: one call, no rules. A right port agrees, and a bug is named at its layer or later."""
+
+import importlib
+from unittest import mock
+
+import pytest
+
+import parity
+from parity.capture import capture_torch
+
+NAMES = ("bert", "gpt2", "vit", "t5", "lstm", "llama", "resnet", "mixtral", "mamba", "esm")
+SMALL = ("llama", "lstm")
+
+
+def port(name: str):
+    return importlib.import_module(f"tests.parity.ports.{name}")
+
+
+def compared(name: str, seed: int = 0, **options):
+    pair = port(name)
+    module, inputs = pair.torch_side(seed)
+    made = pair.jax_side(module.state_dict())
+    function, params = made[:2]
+    buffers = {"buffers": made[2]} if len(made) > 2 else {}
+    return parity.compare(module, function, params, inputs, **{**pair.OPTIONS, **buffers, **options})
+
+
+def cases(names):
+    return [(name, number) for name in names for number in range(len(port(name).BUGS))]
+
+
+def judge_bug(name: str, number: int) -> str:
+    """What is wrong with the answer, or ""."""
+    bug = port(name).BUGS[number]
+    with mock.patch.object(port(name), bug.name, bug.wrong):
+        result = compared(name)
+    return "" if result.verdict == "diverges" else f"{bug.what}: {result.sentence}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_right_port_agrees(name):
+    result = compared(name)
+    assert result.verdict == "agrees", "\n".join([result.sentence, *result.notes])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "number"), [(name, 0) for name in SMALL])
+def test_a_bug_in_a_small_port_is_found(name, number):
+    assert not judge_bug(name, number)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_right_port_agrees(name, seed):
+    result = compared(name, seed)
+    assert result.verdict == "agrees", "\n".join([result.sentence, *result.notes])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "number"), cases(NAMES))
+def test_every_bug_is_found(name, number):
+    assert not judge_bug(name, number)
