@@ -51,7 +51,7 @@ LAYOUTS = {
     "square": (HEADS[:D], HEADS[:D].T),
     "kernel OIHW to HWIO": (KERNEL, KERNEL.transpose(2, 3, 1, 0)),
     "kernel flipped": (KERNEL, KERNEL[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)),
-    "zeros of both signs": (np.array([0.0, -0.0, 1.0, 2.0]), np.array([-0.0, 0.0, 1.0, 2.0])),
+    "zeros of both signs": (np.array([0.0, 0.0, 1.0, 2.0]), np.array([-0.0, 0.0, 1.0, 2.0])),
     "flattened": (KERNEL, KERNEL.transpose(2, 3, 1, 0).reshape(-1)),
     "squeezed": (KERNEL.reshape(5, 1, 24, 1), KERNEL.reshape(5, 24).T),
     "(H C, D) to (D, H, C)": (HEADS, HEADS.reshape(H, C, D).transpose(2, 0, 1)),
