@@ -183,7 +183,6 @@ class Result:
     tensors: list[TensorResult]
     curves: list[Curve]
     first_divergence: Divergence | None
-    needed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     not_run: list[NotRun] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
@@ -191,6 +190,7 @@ class Result:
     environment: dict[str, str] = field(default_factory=dict)
     command: str = ""
     seconds: float = 0.0
+    needed: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> Status:

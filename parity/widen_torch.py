@@ -21,7 +21,8 @@ WIDE = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
-NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+NOT_THE_USERS = (str(Path(torch.__file__).parent), __file__, "<")
+OURS = str(Path(__file__).parent)
 
 
 @contextmanager
@@ -83,7 +84,8 @@ class WidenOperations(TorchDispatchMode):
             return WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
         wide = {name: widen(value, name) for name, value in given.items()}
-        output = func(*(wide[a.name] for a, _ in zip(schema, args, strict=False)), **{k: wide[k] for k in kwargs})
+        function = grouped_mm if func is torch.ops.aten._grouped_mm.default else func  # torch has none in float64
+        output = function(*(wide[a.name] for a, _ in zip(schema, args, strict=False)), **{k: wide[k] for k in kwargs})
         if any(isinstance(value, torch.dtype) and value in WIDE for value in given.values()) or (
             self.default in WIDE and takes_default_dtype(schema, given) and output.dtype.is_floating_point
         ):
@@ -128,13 +130,34 @@ def wide_tensor(value: Any) -> Any:
     return value.to(WIDE[value.dtype]) if isinstance(value, torch.Tensor) and value.dtype in WIDE else value
 
 
+def grouped_mm(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
+) -> torch.Tensor:
+    """`torch._grouped_mm`, product by product: `offs` holds the ends of the groups in the dimension that they split."""
+    if offs is None:
+        return torch.bmm(a, b)
+    ends = offs.tolist()
+    groups = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    if a.ndim == 2 and b.ndim == 3:  # rows of a
+        output = a.new_zeros(a.shape[0], b.shape[2])
+        for i, group in enumerate(groups):
+            output[group] = a[group] @ b[i]
+        return output
+    if a.ndim == 3:  # columns of b
+        output = a.new_zeros(a.shape[1], b.shape[1])
+        for i, group in enumerate(groups):
+            output[:, group] = a[i] @ b[:, group]
+        return output
+    return torch.stack([a[:, group] @ b[group] for group in groups])
+
+
 def user_line() -> Cast | None:
-    """The line that is running, outside torch and parity."""
+    """The line of the user's that is running: the innermost outside torch; None where that is one of parity's."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((*NOT_THE_USERS, "<")) and not file.endswith("contextlib.py"):
-            return Cast(file, frame.f_lineno, frame.f_code.co_name)
+        if not file.startswith(NOT_THE_USERS) and not file.endswith("contextlib.py"):
+            return None if file.startswith(OURS) else Cast(file, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
