@@ -19,10 +19,10 @@ class Name(NamedTuple):
 
 @cache
 def parsed(name: str) -> Name:
-    """ "h.0.ln_1.weight" has the words h, ln, ln1, weight and the numbers 0, 1."""
+    """ "h.0.ln_1.weight" has the words h, h0, ln, ln1, weight and the numbers 0, 1."""
     parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)
     words = {KINDS.get(part.lower(), part.lower()) for part in parts if not part.isdigit()}
-    words |= {word.lower() + number for word, number in re.findall(r"([A-Za-z]+)_?(\d+)", name)}
+    words |= {word.lower() + number for word, number in re.findall(r"([A-Za-z]+)[._]?(\d+)", name)}
     return Name(frozenset(words), tuple(int(part) for part in parts if part.isdigit()))
 
 

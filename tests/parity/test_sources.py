@@ -51,9 +51,11 @@ LAYOUTS = {
     "square": (HEADS[:D], HEADS[:D].T),
     "kernel OIHW to HWIO": (KERNEL, KERNEL.transpose(2, 3, 1, 0)),
     "kernel flipped": (KERNEL, KERNEL[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)),
+    "zeros of both signs": (np.array([0.0, 0.0, 1.0, 2.0]), np.array([-0.0, 0.0, 1.0, 2.0])),
     "flattened": (KERNEL, KERNEL.transpose(2, 3, 1, 0).reshape(-1)),
     "squeezed": (KERNEL.reshape(5, 1, 24, 1), KERNEL.reshape(5, 24).T),
     "(H C, D) to (D, H, C)": (HEADS, HEADS.reshape(H, C, D).transpose(2, 0, 1)),
+    "(H C, D) to (H, D, C)": (HEADS, HEADS.reshape(H, C, D).swapaxes(1, 2)),
     "(D, H, C) to (H C, D)": (HEADS.T.reshape(D, H, C), HEADS),
     "heads exchanged with channels": (HEADS, HEADS.reshape(H, C, D).swapaxes(0, 1).reshape(-1, D)),
     "rotary halves interleaved": (HEADS, HEADS.reshape(H, 2, C // 2, D).swapaxes(1, 2).reshape(-1, D).T),
@@ -148,7 +150,8 @@ def test_fused_in_torch_head_by_head_and_stacked_in_jax():
     by_head = np.stack(list(arrays.values())).reshape(L, H, 3, C, D)
     leaves = {name: by_head[:, :, i].transpose(0, 3, 1, 2) for i, name in enumerate("qkv")}
     found_in(arrays, leaves)
-    found_in(arrays, {name: leaf[0].reshape(D, H * C) for name, leaf in leaves.items()})
+    found = found_in(arrays, {name: leaf[0].reshape(D, H * C) for name, leaf in leaves.items()})
+    assert [len(source.pieces) for source in found.sources.values()] == [1, 1, 1]
 
 
 def test_a_part_that_starts_anywhere():

@@ -32,6 +32,20 @@ def test_equal_norms_in_a_stack_are_told_apart_too():
         assert names_of(found)[f"layers.ln{j}.scale"] == tuple(f"h.{i}.ln_{j}.weight" for i in range(L))
 
 
+def test_equal_norms_whose_numbers_do_not_fit_are_told_apart_by_words_and_order():
+    arrays = {f"h.{i + 5}.ln_{j}.weight": np.ones(D, np.float32) for i in range(L) for j in (1, 2)}
+    found = found_in(arrays, {f"layers.ln{j}.scale": np.ones((L, D)) for j in (2, 1)})
+    for j in (1, 2):
+        assert names_of(found)[f"layers.ln{j}.scale"] == tuple(f"h.{i + 5}.ln_{j}.weight" for i in range(L))
+
+
+def test_equal_norms_of_stages_that_are_stacked_one_by_one():
+    arrays = {f"stage.{i}.block.{j}.ln.weight": np.ones(D, np.float32) for i in range(2) for j in range(L)}
+    found = found_in(arrays, {f"stage_{i}.ln.scale": np.ones((L, D)) for i in (1, 0)})
+    for i in range(2):
+        assert names_of(found)[f"stage_{i}.ln.scale"] == tuple(f"stage.{i}.block.{j}.ln.weight" for j in range(L))
+
+
 def test_equal_arrays_whose_names_say_nothing_are_told_apart_by_order():
     arrays = {name: np.zeros(D, np.float32) for name in ("one", "two", "three")}
     found = found_in(arrays, {name: np.zeros(D) for name in ("a", "b", "c")})
@@ -151,6 +165,9 @@ def test_a_wrong_layer_makes_its_stack_missing_and_nothing_else():
 def test_a_source_in_words():
     arrays = layers("q.weight", D, F) | {"a": numbers(2, F), "b": numbers(3, F), "c": numbers(4, F)}
     q = [array for name, array in arrays.items() if "q" in name]
+    arrays["conv"] = numbers(5, 4, 3, 2)
+    conv = found_in(arrays, {"conv": arrays["conv"].transpose(2, 3, 1, 0)}).sources["conv"]
+    assert conv.describe() == "conv, transposed (2, 3, 1, 0)"
     found = found_in(arrays, {"q": np.stack([x.T for x in q]), "joined": np.concatenate([arrays[x] for x in "acb"])})
     assert found.sources["q"].describe() == (
         "h.0.q.weight, h.1.q.weight, h.2.q.weight stacked on axis 0, each transposed (1, 0)"
