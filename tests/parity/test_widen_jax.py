@@ -10,6 +10,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from parity.capture import capture_jax
+from parity.jax_internals import user_line
 from parity.widen_jax import narrow_parts, widened
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -259,8 +260,6 @@ def test_lines_that_cast_are_named_once():
 
 def test_equations_keep_their_lines():
     eqns = jax.make_jaxpr(widened(lambda x: jnp.tanh(f32(x))))(X).jaxpr.eqns
-    from parity.jax_internals import user_line
-
     (line,) = (user_line(eqn) for eqn in eqns if eqn.primitive.name == "tanh")
     assert line.file == __file__
 
