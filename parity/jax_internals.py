@@ -11,17 +11,20 @@ from unittest import mock
 import jax
 import numpy as np
 from jax._src import source_info_util
+from jax._src.interpreters import partial_eval
 from jax._src.lax import lax as lax_internal
+from jax._src.numpy import array_constructors
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 from jax.extend.core.primitives import name_p
 
 from parity.lines import Cast
 
 __all__ = ["ClosedJaxpr", "Jaxpr", "JaxprEqn", "Literal", "Scan", "Var", "bind", "called_function",
-           "draws_random_numbers", "inner_jaxprs", "python_scalars", "scan_of", "tag_of", "user_line",
-           "with_params"]  # fmt: skip
+           "constant_key", "constants_as_written", "draws_random_numbers", "inner_jaxprs", "scan_of", "tag_of",
+           "user_line", "with_params"]  # fmt: skip
 
-source_info_util.register_exclusion(__file__)  # `python_scalars` stands between the user's line and JAX
+source_info_util.register_exclusion(__file__)  # `constants_as_written` stands between the user's line and JAX
+TRACING = jax.make_user_context(None)  # part of the key of each of JAX's caches
 
 
 class Scan(NamedTuple):
@@ -113,20 +116,51 @@ def draws_random_numbers(eqn: JaxprEqn) -> bool:
     return "/jax/_src/random" in (inner.jaxpr.debug_info.func_filename or "").replace("\\", "/")
 
 
-@contextmanager
-def python_scalars() -> Iterator[dict[tuple[np.dtype, float], float]]:
-    """The numbers of the Python code that is traced within it, by dtype and by what they were rounded to there."""
-    scalars: dict[tuple[np.dtype, float], float] = {}
-    convert = lax_internal._convert_element_type
+Constants = dict[tuple[np.dtype, tuple[int, ...], bytes], np.ndarray]
 
-    def recording(operand: Any, new_dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if (
-            isinstance(operand, float)
-            and isinstance(new_dtype, np.dtype)
-            and jax.numpy.issubdtype(new_dtype, np.floating)
-        ):
-            scalars.setdefault((new_dtype, float(np.asarray(operand).astype(new_dtype))), float(operand))
+
+def constant_key(rounded: Any) -> tuple[np.dtype, tuple[int, ...], bytes]:
+    """What a constant is known by: its dtype, shape and bits."""
+    rounded = np.asarray(rounded)
+    return rounded.dtype, rounded.shape, rounded.tobytes()
+
+
+@contextmanager
+def constants_as_written() -> Iterator[Constants]:
+    """The float64 numbers of the Python code that is traced within it, by what they were rounded to there.
+
+    JAX holds no function as traced already within it.
+    """
+    constants: Constants = {}
+    convert, array = lax_internal._convert_element_type, array_constructors.array
+    fold = partial_eval.const_fold_rules[lax_internal.convert_element_type_p]
+
+    def remember(value: Any, dtype: Any) -> None:
+        plain = isinstance(value, float | np.ndarray | np.generic) or (
+            isinstance(value, list | tuple) and all(isinstance(x, float | int) for x in jax.tree.leaves(value))
+        )
+        if plain and dtype is not None and jax.numpy.issubdtype(dtype, np.floating):
+            exact = np.asarray(value)
+            if exact.dtype == np.float64 != np.dtype(dtype):
+                constants.setdefault(constant_key(exact.astype(dtype)), exact)
+
+    def remembering_convert(operand: Any, new_dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        remember(operand, new_dtype)
         return convert(operand, new_dtype, *args, **kwargs)
 
-    with mock.patch.object(lax_internal, "_convert_element_type", recording):
-        yield scalars
+    def remembering_array(object: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        remember(object, dtype)
+        return array(object, dtype, *args, **kwargs)
+
+    def remembering_fold(values: Any, params: Any, *args: Any) -> Any:
+        remember(values[0], params["new_dtype"])
+        return fold(values, params, *args)
+
+    with (
+        mock.patch.dict(partial_eval.const_fold_rules, {lax_internal.convert_element_type_p: remembering_fold}),
+        mock.patch.object(lax_internal, "_convert_element_type", remembering_convert),
+        mock.patch.object(array_constructors, "array", remembering_array),
+        mock.patch.object(jax.numpy, "array", remembering_array),
+        TRACING(object()),
+    ):
+        yield constants

@@ -15,8 +15,9 @@ from parity.jax_internals import (
     Var,
     bind,
     called_function,
+    constant_key,
+    constants_as_written,
     draws_random_numbers,
-    python_scalars,
     user_line,
     with_params,
 )
@@ -55,14 +56,14 @@ class Widening:
     def __init__(self, casts: list[Cast]) -> None:
         self.casts = casts
         self.narrow: list[str] = []
-        self.scalars: dict[tuple[np.dtype, float], float] = {}  # (dtype, as rounded) -> the number in the code
+        self.constants: dict[Any, np.ndarray] = {}  # what numbers of the code were before they were rounded
 
     def trace_and_evaluate(self, function: Callable[..., Any], shapes: tuple[Any, dict], values: Any) -> Any:
         """`function(*values[0], **values[1])` in float64, traced at the dtypes of `shapes`."""
         args, kwargs = shapes
-        with python_scalars() as scalars:
+        with constants_as_written() as constants:
             closed, output = jax.make_jaxpr(function, return_shape=True)(*args, **kwargs)
-        self.scalars |= scalars
+        self.constants |= constants
         outputs = self.evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(values))
         return jax.tree.unflatten(jax.tree.structure(output), outputs)
 
@@ -71,9 +72,9 @@ class Widening:
         values: dict[Var, Any] = {}
 
         def read(atom: Any) -> Any:
-            return self.scalar(atom) if isinstance(atom, Literal) else values[atom]
+            return self.constant(atom.val) if isinstance(atom, Literal) else values[atom]
 
-        values.update(zip(jaxpr.constvars, map(wide_value, consts), strict=True))
+        values.update(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
         values.update(zip(jaxpr.invars, map(wide_value, args), strict=True))
         for eqn in jaxpr.eqns:
             outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
@@ -108,13 +109,16 @@ class Widening:
         if cast is not None and cast not in self.casts:
             self.casts.append(cast)
 
-    def scalar(self, literal: Literal) -> Any:
-        """A number in the code, as exact as it was before it was rounded to a dtype."""
-        dtype = written_shape(literal).dtype
-        if not is_narrow(dtype) or np.ndim(literal.val) or jnp.issubdtype(dtype, np.complexfloating):
-            return literal.val
-        rounded = float(literal.val)
-        return np.asarray(self.scalars.get((dtype, rounded), shortest(rounded, dtype)), np.float64)
+    def constant(self, value: Any) -> Any:
+        """Numbers in the code, as exact as they were before they were rounded to a dtype."""
+        if isinstance(value, jax.core.Tracer) or not is_narrow(getattr(value, "dtype", np.int32)):
+            return wide_value(value)
+        if (exact := self.constants.get(constant_key(value))) is not None:
+            return exact
+        value = np.asarray(value)
+        if value.ndim == 0 and jnp.issubdtype(value.dtype, np.floating):
+            return np.asarray(shortest(float(value), value.dtype), np.float64)
+        return value.astype(wide_dtype(value.dtype))
 
     def wide_function(self, function: ClosedJaxpr) -> ClosedJaxpr:
         """A function within an equation, from float64 to float64."""

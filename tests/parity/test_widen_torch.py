@@ -264,3 +264,40 @@ def test_a_module_is_widened_with_all_it_holds_and_ties():
     assert {p.dtype for p in net.parameters()} == {net.table.dtype, net.kept["x"][0].dtype} == {torch.float64}
     assert net.frequencies.dtype == torch.complex128
     assert [net.ids.dtype, net.dtype] == [torch.int64, torch.float32]
+
+
+@pytest.mark.slow
+def test_transformers_llama_is_computed_in_float64():
+    """Against the formula, with the frequencies that the module keeps, which were made in float32."""
+    transformers = pytest.importorskip("transformers", minversion="5.0")
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 11}
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)
+    model = transformers.LlamaForCausalLM(config).eval()
+    widen_module(model)
+    p = {name: value.detach().numpy() for name, value in model.named_parameters()}
+    ids = np.array([3, 1, 4, 1, 5])
+    with widened() as casts:
+        found = model(torch.from_numpy(ids)[None]).logits[0]
+
+    def norm(x, name):
+        return rms_norm(x, p[f"model.{name}.weight"])
+
+    def linear(x, name):
+        return x @ p[f"model.layers.0.{name}.weight"].T
+
+    def rotate(x):
+        angles = np.outer(np.arange(5), model.model.rotary_emb.inv_freq.numpy())
+        a, b = x[..., :4], x[..., 4:]
+        return np.concatenate([a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)], -1)
+
+    h = p["model.embed_tokens.weight"][ids]
+    x = norm(h, "layers.0.input_layernorm")
+    q = rotate(linear(x, "self_attn.q_proj").reshape(5, 2, 8).swapaxes(0, 1))
+    k, v = rotate(linear(x, "self_attn.k_proj")), linear(x, "self_attn.v_proj")
+    scores = q @ k.T / math.sqrt(8) + np.triu(np.full((5, 5), -np.inf), 1)
+    h = h + linear((softmax(scores) @ v).swapaxes(0, 1).reshape(5, 16), "self_attn.o_proj")
+    x = norm(h, "layers.0.post_attention_layernorm")
+    gate = linear(x, "mlp.gate_proj")
+    h = h + linear(gate * sigmoid(gate) * linear(x, "mlp.up_proj"), "mlp.down_proj")
+    close(found, norm(h, "norm") @ p["lm_head.weight"].T)
+    assert {cast.file.rsplit("/", 1)[1] for cast in casts} == {"modeling_llama.py"}
