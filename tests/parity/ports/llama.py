@@ -115,12 +115,8 @@ def norm(x_BTD: jax.Array, weight_D: jax.Array) -> jax.Array:
 def rotary_table(length: int) -> tuple[jax.Array, jax.Array]:
     per_head = WIDTH // HEADS
     frequencies = BASE ** (-jnp.arange(0, per_head, 2, dtype=jnp.float32) / per_head)
-    angles_T1C = positions(length)[:, None, None] * jnp.tile(frequencies, 2)
+    angles_T1C = jnp.arange(length)[:, None, None] * jnp.tile(frequencies, 2)
     return jnp.cos(angles_T1C), jnp.sin(angles_T1C)
-
-
-def positions(length: int) -> jax.Array:
-    return jnp.arange(length)
 
 
 def rotate(x_BTHC: jax.Array, cos_T1C: jax.Array, sin_T1C: jax.Array) -> jax.Array:

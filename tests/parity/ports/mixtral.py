@@ -111,10 +111,10 @@ def route(x_BTD: jax.Array, router_DE: jax.Array) -> jax.Array:
     """The weight of each expert for each token, zero for those not chosen."""
     shares_BTE = jax.nn.softmax((x_BTD @ router_DE).astype(jnp.float32))
     top, chosen = jax.lax.top_k(shares_BTE, TOP_K)
-    return spread(top / jnp.sum(top, -1, keepdims=True), chosen)
+    return per_expert(top / jnp.sum(top, -1, keepdims=True), chosen)
 
 
-def spread(top: jax.Array, chosen: jax.Array) -> jax.Array:
+def per_expert(top: jax.Array, chosen: jax.Array) -> jax.Array:
     return jnp.sum(top[..., None] * jax.nn.one_hot(chosen, EXPERTS, dtype=top.dtype), -2)
 
 
@@ -142,13 +142,13 @@ def causal_one_further(length: int) -> jax.Array:
 
 
 def route_not_normalized(x_BTD: jax.Array, router_DE: jax.Array) -> jax.Array:
-    return spread(*jax.lax.top_k(jax.nn.softmax(x_BTD @ router_DE), TOP_K))
+    return per_expert(*jax.lax.top_k(jax.nn.softmax(x_BTD @ router_DE), TOP_K))
 
 
 def route_without_gradient(x_BTD: jax.Array, router_DE: jax.Array) -> jax.Array:
     shares_BTE = jax.lax.stop_gradient(jax.nn.softmax(x_BTD @ router_DE))
     top, chosen = jax.lax.top_k(shares_BTE, TOP_K)
-    return spread(top / jnp.sum(top, -1, keepdims=True), chosen)
+    return per_expert(top / jnp.sum(top, -1, keepdims=True), chosen)
 
 
 def mixture_weighted_first(x_BTD: jax.Array, weights_BTE: jax.Array, w: Any) -> jax.Array:
