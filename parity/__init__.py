@@ -26,11 +26,11 @@ _shadows["check_not_shadowed"](__file__, ("twinstep", "jax_impl", "torch_ref"))
 from twinstep.extras import needs  # noqa: E402
 
 if TYPE_CHECKING:
-    from parity.adapters import linen_function, nnx_function
+    from parity.adapters import linen_function, nnx_function, nnx_function_with_buffers
     from parity.pair.compare import compare
     from parity.weights import Rule, carry
 
-__all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function"]
+__all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function", "nnx_function_with_buffers"]
 
 HOMES = {
     "Rule": "weights",
@@ -38,6 +38,7 @@ HOMES = {
     "compare": "pair.compare",
     "linen_function": "adapters",
     "nnx_function": "adapters",
+    "nnx_function_with_buffers": "adapters",
 }
 
 

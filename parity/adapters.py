@@ -1,7 +1,7 @@
 """Flax modules as functions that tag the output of every submodule with its path, for `parity.compare`."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -16,11 +16,15 @@ from jax_impl.tree import flatten, unflatten
 Function = Callable[..., Any]  # (params, *inputs) -> output
 
 
-def linen_function(module: nn.Module, variables: dict[str, Any] | None = None, **kwargs: Any) -> Function:
+def linen_function(
+    module: nn.Module, variables: dict[str, Any] | None = None, mutable: Sequence[str] = (), **kwargs: Any
+) -> Function:
     """`module.apply` as a function (params, *inputs) whose tags are the paths of Linen's own intermediates.
 
-    variables: the other collections ({"batch_stats": ...}). kwargs go to the module's call, `train=False` for
-    example. A submodule's path is its names joined by dots: "Dense_0", "block.norm".
+    variables: the other collections ({"batch_stats": ...}). mutable: those that the module changes, as BatchNorm's in
+    train mode; then it is a function (params, buffers, *inputs) -> (output, buffers), where `buffers` holds these
+    collections. kwargs go to the module's call, `train=False` for example. A submodule's path is its names joined by
+    dots: "Dense_0", "block.norm".
     """
 
     def tag(call: Callable[..., Any], args: Any, call_kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -28,34 +32,64 @@ def linen_function(module: nn.Module, variables: dict[str, Any] | None = None, *
         path = ".".join(context.module.path)
         return tagged(output, path) if path and context.method_name == "__call__" else output
 
-    def function(params: Any, *inputs: Any) -> Any:
+    def function(params: Any, *inputs: Any, **named: Any) -> Any:
         with nn.intercept_methods(tag):
-            return module.apply({"params": params, **(variables or {})}, *inputs, **kwargs)
+            return module.apply({"params": params, **(variables or {})}, *inputs, **named, **kwargs)
 
-    return of_source(function, module)
+    def changing(params: Any, buffers: Any, *inputs: Any, **named: Any) -> Any:
+        held = {"params": params, **(variables or {}), **buffers}
+        with nn.intercept_methods(tag):
+            return module.apply(held, *inputs, mutable=list(mutable), **named, **kwargs)
+
+    return of_source(changing if mutable else function, module)
 
 
 def nnx_function(model: nnx.Module) -> tuple[Function, dict[str, Any]]:
     """An NNX model as a function (params, *inputs), and its params: a nested dict of arrays with string keys.
 
     Tags are the paths of its modules, keys and indices joined by dots. Everything but `nnx.Param` (statistics,
-    random states) stays as it is in `model`.
+    random states) stays as it is in `model`; see `nnx_function_with_buffers` for train mode.
     """
-    parts: Any = nnx.split(model, nnx.Param, ...)
-    graphdef, state, rest = parts
-    leaves = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}
-    params = unflatten({name: variable.get_value() for name, (_, variable) in leaves.items()})
+    function, params, buffers = nnx_function_with_buffers(model)
+    return of_source(lambda params, *inputs, **named: function(params, buffers, *inputs, **named)[0], model), params
 
-    def function(params: Any, *inputs: Any) -> Any:
-        values = flatten(params)
-        filled = nnx.from_flat_state(
-            [(path, variable.replace(values[name])) for name, (path, variable) in leaves.items()]
-        )
-        bound = nnx.merge(graphdef, filled, rest)
+
+def nnx_function_with_buffers(model: nnx.Module) -> tuple[Function, dict[str, Any], dict[str, Any]]:
+    """An NNX model as a function (params, buffers, *inputs) -> (output, buffers), its params, and its buffers.
+
+    Buffers are BatchNorm's statistics, `nnx.BatchStat`: in train mode the function returns others.
+    """
+    parts: Any = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    graphdef, state, statistics, rest = parts
+    given, held = named_variables(state), named_variables(statistics)
+
+    def function(params: Any, buffers: Any, *inputs: Any, **named: Any) -> Any:
+        filled = (with_values(given, params), with_values(held, buffers))
+        bound = nnx.merge(graphdef, *filled, jax.tree.map(lambda x: x, rest))  # its own counts of random keys
         with calls_tagged(bound):
-            return bound(*inputs)
+            output = bound(*inputs, **named)
+        return output, values_of(named_variables(nnx.state(bound, nnx.BatchStat)))
 
-    return of_source(function, model), params
+    return of_source(function, model), values_of(given), values_of(held)
+
+
+Variables = dict[str, tuple[Any, Any]]  # name -> path and variable
+
+
+def named_variables(state: Any) -> Variables:
+    """The variables of a state by their paths, joined by dots."""
+    return {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}
+
+
+def values_of(variables: Variables) -> dict[str, Any]:
+    """Their arrays as a nested dict with string keys."""
+    return unflatten({name: variable.get_value() for name, (_, variable) in variables.items()})
+
+
+def with_values(variables: Variables, values: Any) -> Any:
+    """A state of new variables that hold these arrays."""
+    arrays = flatten(values)
+    return nnx.from_flat_state([(path, variable.replace(arrays[name])) for name, (path, variable) in variables.items()])
 
 
 def of_source(function: Function, model: Any) -> Function:

@@ -35,13 +35,17 @@ def compare_updates(
     compared = carried.copied() & set(reference.parameters())
     ledger.now("update", "optimizer")
 
+    # An optimizer takes no functions or strings among its leaves: beside those it gets the arrays by name.
+    whole = len(jax.tree.leaves(port.build(leaves))) == len(leaves)
+    tree: Callable[[Mapping[str, Any]], Any] = port.build if whole else dict
+
     @of_port()
     @jax.jit
     def step_fn(grads: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
-        updates, state = transformation.update(port.build(grads), state, port.build(params))
-        return flat(updates, params), state, flat(optax.apply_updates(port.build(params), updates), params)
+        updates, state = transformation.update(tree(grads), state, tree(params))
+        return flat(updates, leaves), state, flat(optax.apply_updates(tree(params), updates), leaves)
 
-    state = free_state = of_port()(transformation.init)(port.build(leaves))
+    state = free_state = of_port()(transformation.init)(tree(leaves))
     free: Mapping[str, Any] = leaves
     for step in range(steps):
         ledger.now("update", "optimizer", step)
@@ -68,8 +72,9 @@ def compare_updates(
 
 def flat(tree: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """A tree like the parameters by the names of their leaves."""
-    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-    return dict(zip(names, arrays, strict=True))
+    if isinstance(tree, dict) and tree.keys() == names.keys():
+        return tree
+    return dict(zip(names, jax.tree.leaves(tree), strict=True))
 
 
 def like(leaves: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

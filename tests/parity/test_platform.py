@@ -18,12 +18,12 @@ import parity
 import parity.check
 import parity.torch_side
 from parity import platforms
-from parity.pair import compare as pair_compare
 from parity.check import check, check_here
 from parity.check_configs import subject
 from parity.child import child_environment
 from parity.cli import main
 from parity.faults.catalogue import CATALOGUE
+from parity.pair import compare as pair_compare
 from parity.precision import with_hint
 from parity.report import print_report, report_page
 from parity.request import Request

@@ -6,7 +6,6 @@ from unittest import mock
 import pytest
 
 import parity
-from parity.capture import capture_torch
 
 NAMES = ("bert", "gpt2", "vit", "t5", "lstm", "llama", "resnet", "mixtral", "mamba", "esm", "whisper")
 SMALL = ("llama", "lstm")

@@ -361,7 +361,7 @@ def test_a_function_and_params_that_cannot_be_are_refused():
         compare(module, linear(), None, [X])
     with pytest.raises(UserError, match="inputs is of type ndarray"):
         compare(module, linear(), linear_params(module), X)
-    with pytest.raises(UserError, match="pass a torch.nn.Module"):
+    with pytest.raises(UserError, match=r"pass a torch\.nn\.Module"):
         compare(torch.relu, linear(), linear_params(module), [X])
     with pytest.raises(UserError, match=r"torch's module raises RuntimeError: mat1 and mat2"):
         compare(module, linear(), linear_params(module), [X.T])
@@ -433,3 +433,56 @@ def test_a_result_can_be_written_shown_and_raised(tmp_path):
     with pytest.raises(AssertionError, match="diverges from PyTorch in float64, first at stage activations"):
         wrong.raise_unless_agrees()
     assert right._repr_html_().startswith("<iframe srcdoc=")
+
+
+class NNXNormalized(nnx.Module):
+    def __init__(self, momentum):
+        rngs = nnx.Rngs(0)
+        self.fc = nnx.Linear(4, 3, rngs=rngs)
+        self.bn = nnx.BatchNorm(3, momentum=momentum, epsilon=1e-5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.bn(self.fc(x))
+
+
+class LinenNormalized(linen.Module):
+    momentum: float
+
+    @linen.compact
+    def __call__(self, x, train):
+        y = linen.Dense(3, name="fc")(x)
+        return linen.BatchNorm(use_running_average=not train, momentum=self.momentum, epsilon=1e-5, name="bn")(y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("momentum", "wrong"), [(0.9, ["bn.var"]), (0.99, ["bn.mean", "bn.var"])])
+def test_flax_in_train_mode_is_compared_and_its_statistics_too(momentum, wrong):
+    """Flax keeps the biased variance, torch the unbiased one: that is a difference, and it is named."""
+    module = Normalized().train()
+    held = weights(module)
+    x = RANDOM.normal(size=(8, 4)).astype(np.float32)
+    fc = {"kernel": held["fc.weight"].T, "bias": held["fc.bias"]}
+    params = {"fc": fc, "bn": {"scale": held["bn.weight"], "bias": held["bn.bias"]}}
+
+    function, _, buffers = parity.nnx_function_with_buffers(NNXNormalized(momentum))
+    result = compare(module, function, params, [x], buffers=buffers)
+    assert result.stages["activations"].verdict == result.stages["gradients"].verdict == "agrees"
+    assert diverging(result) == [f"{name} (after the pass)" for name in wrong]
+
+    statistics = {"batch_stats": {"bn": {"mean": held["bn.running_mean"], "var": held["bn.running_var"]}}}
+    function = parity.linen_function(LinenNormalized(momentum), mutable=["batch_stats"], train=True)
+    result = compare(module, function, params, [x], buffers=statistics)
+    assert diverging(result) == [f"batch_stats.{name} (after the pass)" for name in wrong]
+
+
+def diverging(result) -> list[str]:
+    return [t.tensor for t in result.tensors if "diverges" in t.status]
+
+
+def test_leaves_that_are_no_arrays_are_passed_on_and_trained_around():
+    module = Linear()
+    params = {**linear_params(module), "activation": jax.nn.relu, "name": "a"}
+    function = lambda p, x: p["activation"](x @ p["w"] + p["b"])
+    result = compare(module, function, params, [X], optimizers=(lambda ps: torch.optim.SGD(ps, 0.1), optax.sgd(0.1)))
+    assert result.verdict == "agrees", result.sentence
+    assert result.stages["trajectory"].compared == 9
