@@ -1,19 +1,23 @@
 """Which torch arrays feed which leaf of the port, by value or by rules, and the stage `weights`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from parity.budget import Tolerance
 from parity.capture import to_numpy
 from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
+from parity.pair.inputs import wide
 from parity.pair.trees import read_tree
 from parity.sources import Piece, Source, find_sources
 from parity.weights import Rule, map_names
 from twinstep.errors import UserError
+
+ADDED = Tolerance("relative", 2.0**-22, "a sum that the port's owner made in float32")
 
 Convert = Callable[[dict[str, Any]], Any]
 
@@ -26,10 +30,16 @@ class Carried:
     shapes: dict[str, tuple[int, ...]]  # of torch's arrays
     missing: dict[str, str] = field(default_factory=dict)  # leaf -> the nearest thing, in words
     doubts: list[str] = field(default_factory=list)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)  # leaf -> what a conversion adds to its numbers
+
+    def leaf(self, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """One leaf from torch's arrays."""
+        carried = self.sources[name].carry(arrays)
+        return carried + self.constants[name].astype(carried.dtype) if name in self.constants else carried
 
     def leaves(self, arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """torch's arrays as the port's leaves; one without a source is as in `like`."""
-        return {leaf: self.sources[leaf].carry(arrays) if leaf in self.sources else like[leaf] for leaf in like}
+        return {name: self.leaf(name, arrays) if name in self.sources else like[name] for name in like}
 
     def back(self, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Gradients by leaves as gradients by torch's arrays: what a tied array feeds adds up."""
@@ -83,18 +93,24 @@ def shapes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 def by_conversion(convert: Convert, state: Mapping[str, torch.Tensor], arrays: Mapping[str, np.ndarray]) -> Carried:
     """By what `convert` does with other numbers, all different: equal arrays (norms of ones) are told apart.
 
-    arrays: those that may feed a leaf, each once. Tied arrays stay equal. Raises UserError for a `convert` that raises.
+    What it adds to a leaf (Haiku's one for the forget gate) is found with zeros, and taken off before. The numbers are
+    integers, whose sums are exact. arrays: those that may feed a leaf, each once. Tied arrays stay equal. Raises
+    UserError for a `convert` that raises.
     """
     random = np.random.default_rng(0)
     moved: dict[Any, torch.Tensor] = {}
     for tensor in state.values():
         if tensor.is_floating_point() and place_of(tensor) not in moved:
-            noise = torch.from_numpy(random.uniform(0.5, 1.5, tuple(tensor.shape)))
+            most = 2**22 if torch.finfo(tensor.dtype).bits > 16 else 2**7  # that the type holds exactly
+            noise = torch.from_numpy(random.integers(-most, most, tuple(tensor.shape)))
             moved[place_of(tensor)] = noise.to(tensor)
     given = {name: moved.get(place_of(tensor), tensor) for name, tensor in state.items()}
-    leaves = converted(convert, given).arrays
+    zeros = {name: torch.zeros_like(x) if x.is_floating_point() else x for name, x in given.items()}
+    leaves, added = (converted(convert, numbers).arrays for numbers in (given, zeros))
     others = {name: to_numpy(given[name]) for name in arrays if name in given}
-    return by_value({**arrays, **others}, leaves)
+    found = by_value({**arrays, **others}, {leaf: x - added[leaf] for leaf, x in leaves.items()})
+    constants = {leaf: added[leaf] for leaf in found.sources if added[leaf].any()}
+    return replace(found, constants=constants)
 
 
 def converted(convert: Convert, state: Mapping[str, torch.Tensor]) -> Any:
@@ -120,5 +136,6 @@ def compare_weights(ledger: Ledger, carried: Carried, arrays: Mapping[str, np.nd
         if leaf in carried.missing:
             ledger.refuse(key, 0, f"no torch array holds its numbers; {carried.missing[leaf]}")
         else:
-            ours = carried.sources[leaf].carry(arrays)
-            ledger.enter(key, 0, ours.astype(theirs.dtype), theirs)
+            ours = carried.leaf(leaf, {name: wide(arrays[name]) for name in carried.sources[leaf].names})
+            added = leaf in carried.constants or not carried.sources[leaf].copies
+            ledger.enter(key, 0, ours.astype(theirs.dtype), theirs, tolerance=ADDED if added else None)

@@ -16,6 +16,7 @@ from parity.exercised import source_files, watch_lines
 from parity.ledger import Ledger
 from parity.pair import notes
 from parity.pair.carrying import Convert, compare_weights
+from parity.pair.equals import told_apart
 from parity.pair.inputs import read_inputs
 from parity.pair.loss import Output, jax_projection, torch_projection
 from parity.pair.models import JaxModel, Pass, TorchModel, load, move_weights, own_copy
@@ -32,6 +33,7 @@ from parity.pair.setup import (
 )
 from parity.pair.stages import Compared, compare_pass
 from parity.pair.updates import compare_updates
+from parity.pair.written import known_rounding
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
 from parity.result import Result
@@ -115,7 +117,9 @@ def compare(
         truth = TorchModel(own_copy(original, torch_side), torch_side, read, torch_loss, wide=True)
         reference = truth if wide else TorchModel(original, torch_side, read, torch_loss, wide=False)
         port = JaxModel(function, held.params.build, held.buffers and held.buffers.build, port_read, jax_loss, wide)
-        leaves, state = held.apart(port.ready(held.arrays))
+        # A sum that was made in float32 is made again in float64.
+        given = carried.leaves(arrays_of(reference.module), held.arrays) if wide else held.arrays
+        leaves, state = held.apart(port.ready(given))
         with watch_lines(source_files(function)) as lines:
             ours: Pass | None = None
             try:
@@ -123,7 +127,11 @@ def compare(
                 chosen += pair_outputs(reference, port, leaves, state, outputs, where)
                 theirs, ours = port.run(leaves, state), reference.run()
                 theirs = one_by_one(theirs, layers, ours)
+                carried = told_apart(carried, start, ours.param_gradients, theirs.param_gradients)
                 what = Compared(chosen, pair_layers(layers, ours, theirs, carried), carried, where, losses is None)
+                if wide and diverges(what, ours, theirs):
+                    known = known_rounding(what, reference, port, leaves, state, (ours, theirs))
+                    what = what._replace(known=known)
                 compare_pass(ledger, what, ours, theirs, None if wide else truth.run())
                 said += notes.left_out(what, ours, theirs)
                 for seed in range(1, seeds):
@@ -138,6 +146,7 @@ def compare(
             except PortError as error:
                 ledger.refuse_here(GIVEN, str(error))
         stages, tensors, first = ledger.judge()
+        said += notes.of_rounding(tensors)
         said = [*notes.interval(first, tensors, ours), *carried.doubts, *said, *notes.of_dropout(original)]
         said += [*notes.of_casts(truth.casts, port.casts), *notes.lines_left_out(lines, function)]
         return Result(
@@ -156,3 +165,10 @@ def compare(
             environment=environment(platform, [jax_side], torch_side),
             seconds=time.monotonic() - started,
         )
+
+
+def diverges(what: Compared, ours: Pass, theirs: Pass) -> bool:
+    """Whether anything of a float64 pass is beyond its budget, as long as nothing is known of its rounding."""
+    trial = Ledger("float64")
+    compare_pass(trial, what, ours, theirs, None)
+    return trial.judge()[2] is not None

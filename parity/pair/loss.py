@@ -29,7 +29,7 @@ def random_weights(shape: tuple[int, ...], seed: int, where: np.ndarray | None) 
 
 
 def torch_projection(outputs: list[Output], output: Any) -> torch.Tensor:
-    """The sum of all outputs times their weights, in float32 or wider; what is not finite (a masked logit) counts as 0."""
+    """The sum of all outputs times their weights, in float32 or wider; what is not finite (a masked logit) is 0."""
     found = floating(output)
     parts = []
     for one in outputs:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -95,6 +95,11 @@ class TorchModel:
                 buffer.copy_(before[name])
         return found
 
+    def as_written(self) -> Pass:
+        """The same pass from float64 numbers, with the code's own casts at work."""
+        own = TorchModel(own_copy(self.module, self.device), self.device, self.inputs, self.loss, wide=False)
+        return own.run()
+
     def run(self) -> Pass:
         """Forward and backward; a gradient that reaches no parameter is zero, and frozen parameters have none."""
         self.module.zero_grad(set_to_none=True)
@@ -172,6 +177,10 @@ class JaxModel:
         """The outputs by path."""
         run = jax.jit(self.arithmetic(lambda *args: floating(self.call(*args)[0])))
         return {path: np.asarray(x) for path, x in run(leaves, buffers, self.inputs.arrays()).items()}
+
+    def as_written(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> Pass:
+        """The same pass from float64 numbers, with the code's own casts at work."""
+        return replace(self, wide=False, casts=[], jitted=None).run(leaves, buffers)
 
     @of_port()
     def run(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> Pass:

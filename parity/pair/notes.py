@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from parity.budget import BULK, TOLERANCES
 from parity.exercised import Lines, not_run
 from parity.lines import Cast
 from parity.pair.layers import is_output
@@ -66,6 +67,25 @@ def interval(first: Divergence | None, tensors: Sequence[TensorResult], ours: Pa
     start = f"{agreeing[-1]} still agrees" if agreeing else "Nothing before it was compared"
     rest = f"; between them, not compared: {some(between)}" if between else ""
     return [f"{start}, {first.tensor} does not{rest}."]
+
+
+def of_rounding(tensors: Sequence[TensorResult]) -> list[str]:
+    """The tensors that agree only within the rounding of numbers which the code made in float32 before."""
+    wide = {
+        stage: tolerance.value for stage, tolerance in TOLERANCES["float64"].items() if tolerance.kind == "relative"
+    }
+    needed = [
+        f"{t.tensor} ({error:.0e})"
+        for t in tensors
+        for error, budget, status in zip(t.relative_l2, t.budget, t.status, strict=True)
+        if t.stage in BULK and status == "agrees" and wide[t.stage] < error <= budget
+    ]
+    if not needed:
+        return []
+    return [
+        "Beyond the budget of float64, and judged by the rounding of tables and constants that the code itself makes "
+        f"in float32: {some(needed)}."
+    ]
 
 
 def lines_left_out(lines: Lines, function: Callable[..., Any]) -> list[str]:

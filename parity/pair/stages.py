@@ -15,6 +15,8 @@ from parity.pair.models import Pass, output_name
 from parity.pair.outputs import axes_between
 from parity.stages import backwards
 
+TIMES = 10  # a budget is this many times the known rounding of numbers that were made in float32
+
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # torch's, the port's, and the truth where it is another
 
 
@@ -26,6 +28,7 @@ class Compared(NamedTuple):
     carried: Carried
     where: np.ndarray | None  # rows that count
     projected: bool  # whether the loss is ours
+    known: Mapping[tuple[str, str], float] = {}  # stage and tensor -> relative rounding of numbers made in float32
 
 
 def compare_pass(ledger: Ledger, what: Compared, ours: Pass, theirs: Pass, truth: Pass | None) -> None:
@@ -48,14 +51,15 @@ def compare_pass(ledger: Ledger, what: Compared, ours: Pass, theirs: Pass, truth
         )
 
     true_loss = None if truth is None else truth.loss
-    tolerance = of_projection(ledger, what, ours) if what.projected else None
-    ledger.enter(Key("loss", "loss", GIVEN), 0, ours.loss, theirs.loss, true_loss, tolerance=tolerance)
+    key = Key("loss", "loss", GIVEN)
+    tolerance = of_projection(ledger, what, ours) if what.projected else allowed(ledger, what, key)
+    ledger.enter(key, 0, ours.loss, theirs.loss, true_loss, tolerance=tolerance)
 
     for name in backwards([name for name in ours.gradients if name in what.layers]):
         if what.layers[name].tag in theirs.gradients:
             arrays = of_layer("gradients", name, axes, what, ours, theirs, truth)
             enter(ledger, what, Key("gradients", f"d {name}", GIVEN, "activation"), *arrays)
-    compare_parameters(ledger, what.carried, ours, theirs, truth)
+    compare_parameters(ledger, what, ours, theirs, truth)
     compare_buffers(ledger, what.carried, ours, theirs, truth)
 
 
@@ -89,7 +93,16 @@ def enter(
     if some and np.array_equal(np.where(infinite, ours, 0), np.where(np.isinf(theirs), theirs, 0)):
         ours, theirs = (np.where(infinite, 0, x) for x in (ours, theirs))
         truth = None if truth is None else np.where(infinite, 0, truth)
-    ledger.enter(key, 0, ours, theirs.astype(ours.dtype), truth)
+    ledger.enter(key, 0, ours, theirs.astype(ours.dtype), truth, tolerance=allowed(ledger, what, key))
+
+
+def allowed(ledger: Ledger, what: Compared, key: Key) -> Tolerance:
+    """The stage's tolerance, or what is known of the rounding of numbers that were made in float32."""
+    own = TOLERANCES[ledger.dtype][key.stage]
+    known = TIMES * what.known.get((key.stage, key.tensor), 0.0)
+    if own.kind != "relative" or known <= own.value:
+        return own
+    return Tolerance("relative", known, "ten times the rounding of numbers that the code made in float32")
 
 
 def transposed(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -99,21 +112,25 @@ def transposed(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 def of_projection(ledger: Ledger, what: Compared, ours: Pass) -> Tolerance:
     """The tolerance of a sum whose terms may cancel: that of its terms."""
-    allowed = TOLERANCES[ledger.dtype]["loss"]
-    if allowed.kind != "relative" or not ours.loss:
-        return allowed
-    cancelled = size_of_terms(what.outputs, ours.outputs) / abs(float(ours.loss))
-    return Tolerance(allowed.kind, allowed.value * max(1.0, cancelled), "relative to the terms, which partly cancel")
+    own = allowed(ledger, what, Key("loss", "loss", GIVEN))
+    if own.kind != "relative" or not ours.loss:
+        return own
+    # What is known of the outputs' rounding is relative to the terms, too.
+    known = [what.known.get(("activations", output_name(one.torch)), 0.0) for one in what.outputs]
+    terms = size_of_terms(what.outputs, ours.outputs) / abs(float(ours.loss))
+    value = max(TOLERANCES[ledger.dtype]["loss"].value, TIMES * max(known, default=0.0)) * max(1.0, terms)
+    return Tolerance(own.kind, max(own.value, value), "relative to the terms, which partly cancel")
 
 
-def compare_parameters(ledger: Ledger, carried: Carried, ours: Pass, theirs: Pass, truth: Pass | None) -> None:
+def compare_parameters(ledger: Ledger, what: Compared, ours: Pass, theirs: Pass, truth: Pass | None) -> None:
     """The gradient of every parameter of torch's, beside those of the leaves that it feeds."""
-    back = carried.back(theirs.param_gradients)
+    back = what.carried.back(theirs.param_gradients)
     for name, gradient in ours.param_gradients.items():
         key = Key("gradients", name, GIVEN, "parameter")
         if name in back:
             true = None if truth is None else truth.param_gradients[name]
-            ledger.enter(key, 0, gradient, back[name].astype(gradient.dtype), true)
+            near = allowed(ledger, what, key)
+            ledger.enter(key, 0, gradient, back[name].astype(gradient.dtype), true, tolerance=near)
         elif not gradient.any():
             ledger.vacuous(key, 0, "no gradient reaches it, and it feeds no leaf")
         elif other := with_gradient(gradient, name, ours, back):

@@ -8,7 +8,7 @@ import pytest
 import parity
 from parity.capture import capture_torch
 
-NAMES = ("bert", "gpt2", "vit", "t5", "lstm", "llama", "resnet", "mixtral", "mamba", "esm")
+NAMES = ("bert", "gpt2", "vit", "t5", "lstm", "llama", "resnet", "mixtral", "mamba", "esm", "whisper")
 SMALL = ("llama", "lstm")
 
 
