@@ -7,16 +7,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from torch import nn
 
-from parity import Rule, carry, compare, nnx_function
+from parity import compare, nnx_function
 from parity.result import Result
-
-# torch's names -> the port's; a weight of (out, in) is transposed to a
-# kernel of (in, out).
-RULES = (
-    Rule(r"(fc\d)\.weight", r"\1.kernel", axes=(1, 0)),
-    Rule(r"norm\.weight", "norm.scale"),
-    Rule(r"(fc\d|norm)\.bias", r"\1.bias"),
-)
 
 
 class Original(nn.Module):
@@ -45,19 +37,27 @@ class Port(nnx.Module):
         return self.fc2(checkpoint_name(h_BD, "act"))
 
 
+def convert(state_dict: dict[str, torch.Tensor]) -> dict:
+    """torch's weights as the port's: a kernel is (in, out)."""
+    w = {name: x.numpy() for name, x in state_dict.items()}
+    return {
+        "fc1": {"kernel": w["fc1.weight"].T, "bias": w["fc1.bias"]},
+        "norm": {"scale": w["norm.weight"], "bias": w["norm.bias"]},
+        "fc2": {"kernel": w["fc2.weight"].T, "bias": w["fc2.bias"]},
+    }
+
+
 def check(eps: float, approximate: bool, **adamw: float) -> Result:
     """Every stage of the pair, and of torch's AdamW beside optax's."""
     torch.manual_seed(0)
-    original = Original()
-    function, params = nnx_function(Port(eps, approximate))
-    arrays = {k: v.numpy() for k, v in original.state_dict().items()}
+    function, _ = nnx_function(Port(eps, approximate))
     x_BF = np.random.default_rng(0).normal(size=(8, 64)) * 0.01
     return compare(
-        original,
+        Original(),
         function,
-        carry(arrays, params, RULES),
+        None,
         [x_BF],
-        weights=RULES,
+        convert=convert,
         optimizers=(
             lambda params: torch.optim.AdamW(params, lr=1e-3),
             optax.adamw(1e-3, **adamw),
@@ -65,20 +65,18 @@ def check(eps: float, approximate: bool, **adamw: float) -> Result:
     )
 
 
+def show(title: str, result: Result) -> None:
+    print(f"== {title} ==\n{result.sentence}")
+    for name, stage in result.stages.items():
+        if stage.compared:
+            print(f"{name:<12} {stage.verdict}")
+
+
 def main() -> None:
-    for title, result in (
-        ("a first port, with JAX's defaults", check(1e-6, True)),
-        ("with torch's eps", check(1e-5, True)),
-        ("and torch's GELU", check(1e-5, False)),
-        (
-            "and torch's weight decay",
-            check(1e-5, False, weight_decay=1e-2),
-        ),
-    ):
-        print(f"== {title} ==\n{result.sentence}")
-        for name, stage in result.stages.items():
-            if stage.compared:
-                print(f"{name:<12} {stage.verdict}")
+    show("a first port, with JAX's defaults", check(1e-6, True))
+    show("with torch's eps", check(1e-5, True))
+    show("and torch's GELU", check(1e-5, False))
+    show("and torch's weight decay", check(1e-5, False, weight_decay=1e-2))
 
 
 if __name__ == "__main__":

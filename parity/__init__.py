@@ -1,17 +1,16 @@
 """The parity engine: does the JAX port compute what the PyTorch original does, and if not, where do they diverge first?
 
-`parity.compare` checks any torch module against any JAX function; `parity.linen_function` and `parity.nnx_function`
-make functions of Flax modules that name their layers; `parity.Rule` maps names, and `parity.carry` carries weights by
-them. `python -m parity` checks our own models.
+`parity.compare` checks any torch module against any JAX function, and finds by itself which array feeds which leaf;
+`parity.linen_function` and `parity.nnx_function` make functions of Flax modules that name their layers. For those who
+want rules, `parity.Rule` maps names, and `parity.carry` carries weights by them. `python -m parity compare FILE.py`
+checks a pair in a file, `python -m parity check` our own models.
 
 The smallest use: a torch Linear, whose weight is (out, in), beside a function with a kernel (in, out).
 
     module = torch.nn.Linear(5, 3)
-    params = {"kernel": np.zeros((5, 3), np.float32), "bias": np.zeros(3, np.float32)}
-    rules = [parity.Rule("weight", "kernel", axes=(1, 0)), parity.Rule("bias", "bias")]
-    params = parity.carry({name: x.numpy() for name, x in module.state_dict().items()}, params, rules)
+    params = {"kernel": module.weight.detach().numpy().T, "bias": module.bias.detach().numpy()}
     x = np.random.default_rng(0).standard_normal((4, 5))
-    result = parity.compare(module, lambda params, x: x @ params["kernel"] + params["bias"], params, [x], weights=rules)
+    result = parity.compare(module, lambda params, x: x @ params["kernel"] + params["bias"], params, [x])
     print(result.sentence)  # the first stage and tensor that differ, or that all agree
 """
 

@@ -32,7 +32,7 @@ def test_the_citation_names_the_project_s_version_authors_and_license():
 
 # ------------------------------------------------------------------------------------------- versions
 # What the tests need. The tools of [dev] and [docs] are pinned where they are named.
-EXTRAS = ("torch", "hf", "tensorboard", "test-jax")
+EXTRAS = ("torch", "hf", "tensorboard", "test-jax", "test")
 OWN = [*PROJECT["dependencies"], *(line for extra in EXTRAS for line in PROJECT["optional-dependencies"][extra])]
 RANGES = {r.name: r.specifier for r in map(Requirement, OWN) if r.name not in ("twinstep", "setuptools")}
 

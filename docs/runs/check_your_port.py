@@ -1,32 +1,26 @@
-"""What the bridge says of a wrong name map, then the example: from a wrong layer to green."""
+"""What is found out about carried weights by their numbers, then the example: from a wrong layer to green."""
 
-from dataclasses import replace
-
-import jax
+import ml_dtypes
 import numpy as np
+import torch
 
 from examples import check_your_port
-from parity.weights import Rule, carry_to_jax, map_names
-from twinstep.errors import UserError
-
-ARRAYS = {"fc1.weight": np.zeros((32, 64)), "fc1.bias": np.zeros(32)}
-LIKE = {
-    "fc1.kernel": jax.ShapeDtypeStruct((64, 32), np.float64),
-    "fc1.bias": jax.ShapeDtypeStruct((32,), np.float64),
-}
-WEIGHT, BIAS = Rule(r"(fc\d)\.weight", r"\1.kernel", axes=(1, 0)), Rule(r"(fc\d)\.bias", r"\1.bias")
-
-
-def refused(name: str, *rules: Rule) -> None:
-    try:
-        carry_to_jax(map_names(rules, ARRAYS, LIKE), ARRAYS, LIKE)
-    except UserError as error:
-        print(f"{name}:\n  {error}")
-
+from jax_impl.tree import flatten
+from parity.sources import find_sources
+from parity.sources.wording import described
 
 if __name__ == "__main__":
-    print("== refused ==")
-    refused("no rule for the biases", WEIGHT)
-    refused("the transpose forgotten", replace(WEIGHT, axes=()), BIAS)
-    refused("a leaf misspelt", WEIGHT, Rule(r"(fc\d)\.bias", r"\1.offset"))
+    torch.manual_seed(0)
+    state = check_your_port.Original().state_dict()
+    arrays = {name: x.numpy() for name, x in state.items()}
+    leaves = flatten(check_your_port.convert(state))
+    print("== found ==")
+    for leaf, source in find_sources(arrays, leaves).sources.items():
+        print(f"{leaf:<11} {described(source)}")
+    print("== not found ==")
+    leaves["fc1.bias"] = np.roll(leaves["fc1.bias"], 1)
+    leaves["fc1.kernel"] = leaves["fc1.kernel"].astype(ml_dtypes.bfloat16).astype(np.float32)
+    leaves["fc2.kernel"] = np.random.default_rng(0).normal(size=(32, 10))
+    for leaf, nearest in find_sources(arrays, leaves).missing.items():
+        print(f"{leaf:<11} {nearest}")
     check_your_port.main()

@@ -11,7 +11,7 @@ import torch
 from docs.runs.__main__ import BY_HAND, OUTPUT, names, run
 
 # They fix the number of devices before JAX starts, or take long: in a process of their own, with the slow tests.
-APART = {"trainer", "many_devices", "muon"}
+APART = {"trainer", "many_devices", "muon", "check_your_port", "hugging_face_model"}
 QUICK = [name for name in names() if name not in APART]
 
 
