@@ -8,12 +8,9 @@ import pytest
 
 import parity
 from tests.parity.ports.bug import Bug
-<<<<<<< HEAD
-=======
 
 for package in ("transformers", "equinox", "haiku"):  # which ports are written in; the extra test brings them
     pytest.importorskip(package)
->>>>>>> docs
 
 NAMES = ("bert", "gpt2", "vit", "t5", "lstm", "llama", "resnet", "mixtral", "mamba", "esm", "whisper")
 SMALL = ("llama", "lstm")
