@@ -13,6 +13,7 @@ from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
 from parity.pair.carrying import Carried
 from parity.pair.models import JaxModel, TorchModel
+from parity.pair.moments import compare_moments
 
 Optimizers = tuple[Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer], optax.GradientTransformation]
 
@@ -27,12 +28,13 @@ def compare_updates(
     optimizers: Optimizers,
     steps: int,
 ) -> None:
-    """Updates, new parameters and a free run, under torch's names.
+    """Updates, moments, new parameters and a free run, under torch's names.
 
     Of a parameter that feeds two leaves, or is added to another in one, the update is not that of a leaf: left out.
     """
     optimizer, transformation = optimizers[0](reference.module.parameters()), optimizers[1]
-    compared = carried.copied() & set(reference.parameters())
+    trained = list(reference.module.named_parameters())
+    compared = carried.copied() & {name for name, _ in trained}
     ledger.now("update", "optimizer")
 
     # An optimizer takes no functions or strings among its leaves: beside those it gets the arrays by name.
@@ -62,6 +64,7 @@ def compare_updates(
         updates, state, new = step_fn(gradients, state, at)
         moved = {name: after[name] - before[name] for name in after}
         compare_named(ledger, "update", step, moved, carried.back(updates), compared)
+        compare_moments(ledger, step, carried, compared, trained, optimizer, state)
         compare_named(ledger, "parameters", step, after, carried.back(new), compared)
 
         found = port.run(free, buffers)

@@ -60,10 +60,24 @@ def test_adding_optimizers_changes_no_verdict():
     optimizers = lambda ps: torch.optim.AdamW(ps, 1e-2, weight_decay=1e-2), optax.adamw(1e-2, weight_decay=1e-2)
     result = compare_linear(optimizers=optimizers)
     assert result.verdict == "agrees", result.sentence
-    assert result.stages["update"].compared == result.stages["parameters"].compared == 6
+    assert result.stages["parameters"].compared == 6
+    moments = {"exp_avg/a.weight", "exp_avg_sq/a.bias", "count 0"}
+    assert moments <= {t.tensor for t in result.tensors if t.stage == "update"}
     assert compare_linear(jax.nn.gelu, optimizers=optimizers).verdict == "diverges"
     wrong = compare_linear(optimizers=(optimizers[0], optax.adamw(1e-2, weight_decay=1e-1)))
     assert wrong.first_divergence.stage == "update"
+    # Of the first step Adam's bias correction hides the first moment's decay.
+    wrong = compare_linear(optimizers=(optimizers[0], optax.adamw(1e-2, b1=0.8, weight_decay=1e-2)))
+    first = wrong.first_divergence
+    assert (first.stage, first.tensor, first.step) == ("update", "exp_avg/a.weight", 0)
+
+
+def test_the_momentum_of_sgd_is_compared():
+    result = compare_linear(
+        optimizers=(lambda ps: torch.optim.SGD(ps, 0.1, momentum=0.9), optax.sgd(0.1, momentum=0.9))
+    )
+    assert result.verdict == "agrees", result.sentence
+    assert "momentum_buffer/a.weight" in {t.tensor for t in result.tensors}
 
 
 @pytest.mark.parametrize("bad", [np.full((3, 4), np.nan, np.float32), np.full((3, 4), np.inf), np.zeros((0, 4))])
