@@ -19,7 +19,7 @@ from parity.pair.carrying import Convert, compare_weights
 from parity.pair.equals import told_apart
 from parity.pair.inputs import read_inputs
 from parity.pair.loss import Output, jax_projection, torch_projection
-from parity.pair.models import JaxModel, Pass, TorchModel, load, move_weights, own_copy
+from parity.pair.models import JaxModel, Pass, TorchModel, move_weights, own_copy
 from parity.pair.setup import (
     AUTO,
     Rules,
@@ -88,8 +88,9 @@ def compare(
     where: a boolean mask over the leading axes of torch's output: rows that count (False for padding).
     losses: functions (output, *inputs) -> scalar of each framework; the outputs times fixed random numbers, summed,
     when left out.
-    optimizers: a function from torch parameters to a torch optimizer, and an optax transformation. With them, updates
-    are compared over `steps` steps from torch's gradients and parameters, and two free runs of as many steps.
+    optimizers: a function from torch parameters to a torch optimizer, and an optax transformation, in float64. With
+    them, updates and moments are compared over `steps` steps from torch's gradients and parameters, and two free runs
+    of as many steps.
     platform: where JAX runs, "cpu", "cuda" or "tpu". The copy of the module and its inputs go to the GPU where that is
     "cuda" and torch sees one, else to the CPU; a loss of yours finds both on that device.
 
@@ -100,6 +101,8 @@ def compare(
     started = time.monotonic()
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}")
+    if optimizers is not None and dtype != "float64":
+        raise UserError(f"optimizers are compared in float64 only, and dtype is {dtype!r}; leave one of the two out")
     wide, ledger, said = dtype == "float64", Ledger(dtype), list[str]()
     seeds = 1 if wide else SEEDS
     jax_side, torch_side = jax_device(platform), torch_device(platform)
@@ -141,7 +144,6 @@ def compare(
                     )
                     compare_pass(ledger, what, reference.run(), theirs, truth.run())
                 if optimizers is not None:
-                    load(reference.module, start)
                     compare_updates(ledger, reference, port, carried, leaves, state, optimizers, steps)
             except PortError as error:
                 ledger.refuse_here(GIVEN, str(error))

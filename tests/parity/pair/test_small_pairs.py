@@ -381,6 +381,9 @@ def test_a_function_and_params_that_cannot_be_are_refused():
         compare(module, linear(), linear_params(module), [X.T])
     with pytest.raises(UserError, match="dtype is 'float16'"):
         compare(module, linear(), linear_params(module), [X], dtype="float16")
+    optimizers = lambda ps: torch.optim.SGD(ps, 0.1), optax.sgd(0.1)
+    with pytest.raises(UserError, match="optimizers are compared in float64 only"):
+        compare(module, linear(), linear_params(module), [X], dtype="float32", optimizers=optimizers)
 
 
 def test_a_wrong_shape_of_the_output_is_a_divergence():
