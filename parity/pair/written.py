@@ -14,6 +14,8 @@ from parity.pair.models import JaxModel, Pass, TorchModel, output_name
 from parity.pair.stages import Compared
 from twinstep.errors import UserError
 
+MOST = 1e-2  # a larger distance is no rounding: masks that are drawn anew, say
+
 Known = dict[tuple[str, str], float]  # stage and tensor -> relative L2 distance
 
 
@@ -40,7 +42,7 @@ def known_rounding(
         except (PortError, UserError, RuntimeError):
             continue
         for key, distance in distances(what, side, wide, written).items():
-            found[key] = max(found.get(key, 0.0), distance)
+            found[key] = max(found.get(key, 0.0), distance if distance <= MOST else 0.0)
     return found
 
 
