@@ -18,6 +18,7 @@ def test_both_frameworks_decode_what_they_compute_at_once():
         "torch's own prefill",
         "torch's own decoding",
         "logits, forward",
+        "logits, plain attention",
         "logits, prefill",
         "logits, decoding",
         "likeliest tokens",
