@@ -1,5 +1,6 @@
 """Which torch arrays feed which leaf of the port, by value or by rules, and the stage `weights`."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity.broken import described
 from parity.budget import Tolerance
 from parity.capture import to_numpy
 from parity.entries import GIVEN, Key
@@ -37,6 +39,10 @@ class Carried:
         carried = self.sources[name].carry(arrays)
         return carried + self.constants[name].astype(carried.dtype) if name in self.constants else carried
 
+    def gradients(self, arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Gradients by torch's arrays as gradients by leaves: what a conversion adds has none."""
+        return replace(self, constants={}).leaves(arrays, like)
+
     def leaves(self, arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """torch's arrays as the port's leaves; one without a source is as in `like`."""
         return {name: self.leaf(name, arrays) if name in self.sources else like[name] for name in like}
@@ -52,8 +58,8 @@ class Carried:
 
     def copied(self) -> set[str]:
         """The torch arrays whose numbers are each in one place of one leaf: an update of it is one of theirs."""
-        fed = [name for source in self.sources.values() for name in source.names]
-        once = {name for name in fed if fed.count(name) == 1}
+        fed = Counter(name for source in self.sources.values() for name in source.names)
+        once = {name for name, times in fed.items() if times == 1}
         summed = {name for source in self.sources.values() if not source.copies for name in source.names}
         return once - summed
 
@@ -118,8 +124,6 @@ def converted(convert: Convert, state: Mapping[str, torch.Tensor]) -> Any:
     try:
         params = convert(dict(state))
     except Exception as error:
-        from parity.broken import described
-
         raise UserError(f"convert raises {described(error)}") from error
     return read_tree(params, "what convert returns")
 

@@ -49,6 +49,7 @@ def compare_updates(
 
     state = free_state = of_port()(transformation.init)(tree(leaves))
     free: Mapping[str, Any] = leaves
+    zeros = {name: np.zeros(shape) for name, shape in carried.shapes.items()}
     for step in range(steps):
         ledger.now("update", "optimizer", step)
         before = reference.parameters()
@@ -56,11 +57,9 @@ def compare_updates(
         optimizer.step()
         after = reference.parameters()
 
-        everything = {**{name: np.zeros(shape) for name, shape in carried.shapes.items()}, **passed.param_gradients}
         none = {leaf: np.zeros_like(x) for leaf, x in leaves.items()}
-        gradients = like(leaves, carried.leaves(everything, none))
-        now = {**{name: np.zeros(shape) for name, shape in carried.shapes.items()}, **before}
-        at = like(leaves, carried.leaves(now, {leaf: np.asarray(x) for leaf, x in leaves.items()}))
+        gradients = like(leaves, carried.gradients({**zeros, **passed.param_gradients}, none))
+        at = like(leaves, carried.leaves({**zeros, **before}, {leaf: np.asarray(x) for leaf, x in leaves.items()}))
         updates, state, new = step_fn(gradients, state, at)
         moved = {name: after[name] - before[name] for name in after}
         compare_named(ledger, "update", step, moved, carried.back(updates), compared)

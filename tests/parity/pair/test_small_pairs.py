@@ -503,3 +503,25 @@ def test_leaves_that_are_no_arrays_are_passed_on_and_trained_around():
     result = compare(module, function, params, [X], optimizers=(lambda ps: torch.optim.SGD(ps, 0.1), optax.sgd(0.1)))
     assert result.verdict == "agrees", result.sentence
     assert result.stages["trajectory"].compared == 9
+
+
+def test_what_no_dtype_can_be_given_is_named():
+    @jax.custom_jvp
+    def activation(x):
+        return jax.pure_callback(lambda x: np.maximum(x, 0), jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    activation.defjvp(lambda x, dx: (activation(*x), jnp.where(x[0] > 0, dx[0], 0)))
+    module = Linear()
+    result = compare(module, linear(activation), linear_params(module), [X])
+    assert result.verdict == "agrees", result.sentence
+    assert any(note.startswith("Not widened to float64") and "pure_callback at" in note for note in result.notes)
+
+
+def test_what_a_conversion_adds_to_a_leaf_has_no_gradient_and_is_trained_around():
+    def convert(state):
+        return {"w": state["a.weight"].numpy().T, "b": state["a.bias"].numpy() - 1}
+
+    function = lambda p, x: jax.nn.relu(x @ p["w"] + p["b"] + 1)
+    optimizers = lambda ps: torch.optim.SGD(ps, 0.1), optax.sgd(0.1)
+    result = compare(Linear(), function, None, [X], convert=convert, optimizers=optimizers)
+    assert result.stages["update"].verdict == "agrees", result.sentence
