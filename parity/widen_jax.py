@@ -28,34 +28,29 @@ BITS = ("bitcast_convert_type", "rng_bit_generator", "rng_uniform", "nextafter")
 OPAQUE = ("pallas_call", "pure_callback", "io_callback", "debug_callback", "ffi_call", "custom_call")
 
 
-def widened(function: Callable[..., Any], casts: list[Cast] | None = None) -> Callable[..., Any]:
+def widened(
+    function: Callable[..., Any], casts: list[Cast] | None = None, narrow: list[str] | None = None
+) -> Callable[..., Any]:
     """`function` with every floating number narrower than float64 widened, constants and casts included.
 
     It is traced, and each equation is applied again to float64 operands. Tags, lines and custom derivatives stay;
     `jax.random` draws as written, and its numbers are widened. The result is traceable, and returns float64. To be
-    called with x64 enabled. `casts` receives each line that casts, once.
+    called with x64 enabled. `casts` receives each line that casts, once; `narrow` the primitives that no dtype can be
+    given from outside, with their lines: they compute as written.
     """
 
     def wide(*args: Any, **kwargs: Any) -> Any:
-        widening = Widening([] if casts is None else casts)
+        widening = Widening([] if casts is None else casts, [] if narrow is None else narrow)
         return widening.trace_and_evaluate(function, (args, kwargs), (args, kwargs))
 
     return wide
 
 
-def narrow_parts(function: Callable[..., Any], *args: Any) -> list[str]:
-    """The primitives that no dtype can be given from outside, with their lines: they compute as written."""
-    widening = Widening([])
-    jax.eval_shape(lambda *args: widening.trace_and_evaluate(function, (args, {}), (args, {})), *args)
-    return list(dict.fromkeys(widening.narrow))
-
-
 class Widening:
     """One evaluation in float64, and what it met on the way."""
 
-    def __init__(self, casts: list[Cast]) -> None:
-        self.casts = casts
-        self.narrow: list[str] = []
+    def __init__(self, casts: list[Cast], narrow: list[str]) -> None:
+        self.casts, self.narrow = casts, narrow
         self.constants: dict[Any, np.ndarray] = {}  # what numbers of the code were before they were rounded
 
     def trace_and_evaluate(self, function: Callable[..., Any], shapes: tuple[Any, dict], values: Any) -> Any:
@@ -87,7 +82,7 @@ class Widening:
         if name == "convert_element_type" and is_narrow(eqn.params["new_dtype"]):
             self.note(user_line(eqn))
         if name in OPAQUE:
-            self.narrow.append(f"{name} at {user_line(eqn)}")
+            self.note_narrow(eqn)
             return as_written(eqn, inputs)
         if name in BITS or draws_random_numbers(eqn):
             return as_written(eqn, inputs)
@@ -101,8 +96,13 @@ class Widening:
         try:
             return bind(wide_eqn, inputs)
         except (TypeError, ValueError, NotImplementedError):
-            self.narrow.append(f"{name} at {user_line(eqn)}")
+            self.note_narrow(eqn)
             return as_written(eqn, inputs)
+
+    def note_narrow(self, eqn: JaxprEqn) -> None:
+        """A primitive that computes as written."""
+        if (part := f"{eqn.primitive.name} at {user_line(eqn)}") not in self.narrow:
+            self.narrow.append(part)
 
     def note(self, cast: Cast | None) -> None:
         """A line that casts."""

@@ -1,12 +1,11 @@
 """`parity.compare`: any torch module beside any JAX port of it, stage by stage."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 import torch
 
 from parity.broken import PortError
@@ -32,7 +31,7 @@ from parity.pair.setup import (
     read_port,
 )
 from parity.pair.stages import Compared, compare_pass
-from parity.pair.updates import compare_updates
+from parity.pair.updates import Optimizers, compare_updates
 from parity.pair.written import known_rounding
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
@@ -43,7 +42,6 @@ DTYPES = ("float64", "float32", "bfloat16")
 SEEDS = 8  # in float32 and bfloat16: the weights as given, and moved a little at random
 NEEDED = ("activations", "loss", "gradients")  # without which there is no verdict
 
-TorchOptimizer = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 Losses = tuple[Callable[..., torch.Tensor], Callable[..., jax.Array]]
 
 
@@ -62,7 +60,7 @@ def compare(
     buffers: Any = None,
     where: np.ndarray | None = None,
     losses: Losses | None = None,
-    optimizers: tuple[TorchOptimizer, optax.GradientTransformation] | None = None,
+    optimizers: Optimizers | None = None,
     steps: int = 3,
     platform: Platform = "cpu",
 ) -> Result:
@@ -132,10 +130,13 @@ def compare(
                 theirs = one_by_one(theirs, layers, ours)
                 carried = told_apart(carried, start, ours.param_gradients, theirs.param_gradients)
                 what = Compared(chosen, pair_layers(layers, ours, theirs, carried), carried, where, losses is None)
-                if wide and diverges(what, ours, theirs):
+                passed = Ledger(dtype)
+                compare_pass(passed, what, ours, theirs, None if wide else truth.run())
+                if wide and passed.judge()[2] is not None:
                     known = known_rounding(what, reference, port, leaves, state, (ours, theirs))
-                    what = what._replace(known=known)
-                compare_pass(ledger, what, ours, theirs, None if wide else truth.run())
+                    passed = Ledger(dtype)
+                    compare_pass(passed, what._replace(known=known), ours, theirs, None)
+                ledger.entries |= passed.entries
                 said += notes.left_out(what, ours, theirs)
                 for seed in range(1, seeds):
                     moved = move_weights(reference, truth, seed)
@@ -150,7 +151,11 @@ def compare(
         stages, tensors, first = ledger.judge()
         said += notes.of_rounding(tensors)
         said = [*notes.interval(first, tensors, ours), *carried.doubts, *said, *notes.of_dropout(original)]
-        said += [*notes.of_casts(truth.casts, port.casts), *notes.lines_left_out(lines, function)]
+        said += [
+            *notes.of_casts(truth.casts, port.casts),
+            *notes.of_narrow(port.narrow),
+            *notes.lines_left_out(lines, function),
+        ]
         return Result(
             model=type(original).__name__,
             dtype=dtype,
@@ -167,10 +172,3 @@ def compare(
             environment=environment(platform, [jax_side], torch_side),
             seconds=time.monotonic() - started,
         )
-
-
-def diverges(what: Compared, ours: Pass, theirs: Pass) -> bool:
-    """Whether anything of a float64 pass is beyond its budget, as long as nothing is known of its rounding."""
-    trial = Ledger("float64")
-    compare_pass(trial, what, ours, theirs, None)
-    return trial.judge()[2] is not None

@@ -143,6 +143,7 @@ class JaxModel:
     loss: Callable[..., jax.Array]
     wide: bool
     casts: list[Cast] = field(default_factory=list)
+    narrow: list[str] = field(default_factory=list)  # the primitives that cannot be widened, with their lines
     jitted: Any = None
 
     def __post_init__(self) -> None:
@@ -165,7 +166,7 @@ class JaxModel:
 
     def arithmetic(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function as it is run; notes the lines that cast."""
-        return widened_jax(function, self.casts) if self.wide else function
+        return widened_jax(function, self.casts, self.narrow) if self.wide else function
 
     @of_port()
     def shapes(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> Any:

@@ -42,6 +42,11 @@ def of_casts(torch_casts: Sequence[Cast], jax_casts: Sequence[Cast]) -> list[str
     ]
 
 
+def of_narrow(parts: Sequence[str]) -> list[str]:
+    """What of the port computes as it is written, since nothing outside can widen it."""
+    return [f"Not widened to float64, and computed as written in JAX: {some(parts)}."] if parts else []
+
+
 def of_dropout(module: torch.nn.Module) -> list[str]:
     """Modules that drop at random: no port can match their masks."""
     kinds = torch.nn.modules.dropout._DropoutNd

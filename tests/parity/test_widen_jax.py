@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from parity.capture import capture_jax
 from parity.jax_internals import user_line
-from parity.widen_jax import narrow_parts, widened
+from parity.widen_jax import widened
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -117,6 +117,12 @@ FUNCTIONS = {
     "rotary": (rotary, rotary_by_hand),
     "integers": (lambda x: jnp.arange(8) / jnp.float32(3) + f32(x), lambda x: np.arange(8) / 3 + x),
 }  # fmt: skip
+
+
+def narrow_parts(function, *args) -> list[str]:
+    narrow: list[str] = []
+    jax.eval_shape(widened(function, narrow=narrow), *args)
+    return narrow
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
