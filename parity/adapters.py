@@ -32,14 +32,15 @@ def linen_function(
         path = ".".join(context.module.path)
         return tagged(output, path) if path and context.method_name == "__call__" else output
 
-    def function(params: Any, *inputs: Any, **named: Any) -> Any:
+    def apply(held: dict[str, Any], *inputs: Any, **named: Any) -> Any:
         with nn.intercept_methods(tag):
-            return module.apply({"params": params, **(variables or {})}, *inputs, **named, **kwargs)
+            return module.apply({**(variables or {}), **held}, *inputs, **named, **kwargs)
+
+    def function(params: Any, *inputs: Any, **named: Any) -> Any:
+        return apply({"params": params}, *inputs, **named)
 
     def changing(params: Any, buffers: Any, *inputs: Any, **named: Any) -> Any:
-        held = {"params": params, **(variables or {}), **buffers}
-        with nn.intercept_methods(tag):
-            return module.apply(held, *inputs, mutable=list(mutable), **named, **kwargs)
+        return apply({"params": params, **buffers}, *inputs, mutable=list(mutable), **named)
 
     return of_source(changing if mutable else function, module)
 

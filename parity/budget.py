@@ -12,7 +12,7 @@ than the size of their error (`parity.rounding`).
 
 import math
 from dataclasses import astuple, dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -142,6 +142,14 @@ def squared(x: np.ndarray) -> float:
     """
     with np.errstate(over="ignore"):
         return float(np.sum(np.square(x)))
+
+
+def relative(a: Any, b: Any) -> float:
+    """||b - a|| / ||a||; 0 for equal arrays, so for two zeros."""
+    found = error(a, b, None)
+    if found.port == 0:
+        return 0.0
+    return math.sqrt(found.port / found.truth) if found.truth else math.inf
 
 
 class Verdict(NamedTuple):

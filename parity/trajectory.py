@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.budget import EPS, TOLERANCES, TRAJECTORY_LOSS, Tolerance, error
+from parity.budget import EPS, TOLERANCES, TRAJECTORY_LOSS, Tolerance, relative
 from parity.entries import Key
 from parity.jax_side import JaxSide
 from parity.ledger import Ledger
@@ -41,14 +41,6 @@ def run_port(
             compare_resumed(ledger, init, half, resumed.saved, resumed.restored)
             state = resumed.state
     return run
-
-
-def relative(a: Any, b: Any) -> float:
-    """||b - a|| / ||a||; 0 for equal arrays, so for two zeros."""
-    found = error(a, b, None)
-    if found.port == 0:
-        return 0.0
-    return float(np.sqrt(found.port / found.truth)) if found.truth else float("inf")
 
 
 def compare_runs(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from parity.budget import relative
 from parity.pair.carrying import Carried
 from parity.sources import Source
 
@@ -22,7 +23,7 @@ def told_apart(carried: Carried, arrays: Named, ours: Named, theirs: Named) -> C
     back = carried.back(theirs)
     new: dict[str, str] = {}
     for group in equal_vectors(carried, arrays, [name for name in ours if name in back]):
-        far = np.array([[distance(ours[name], back[other]) for other in group] for name in group])
+        far = np.array([[min(1.0, relative(ours[name], back[other])) for other in group] for name in group])
         if (np.diag(far) <= SAME).all():
             continue
         rows, columns = linear_sum_assignment(far)
@@ -39,8 +40,9 @@ def told_apart(carried: Carried, arrays: Named, ours: Named, theirs: Named) -> C
 def equal_vectors(carried: Carried, arrays: Named, names: list[str]) -> list[list[str]]:
     """The names of vectors that hold equal numbers and feed one leaf each, without being added to another."""
     groups: dict[tuple[int, bytes], list[str]] = {}
+    copied = carried.copied()
     for name in names:
-        if arrays[name].ndim == 1 and name in carried.copied():
+        if arrays[name].ndim == 1 and name in copied:
             groups.setdefault((arrays[name].size, arrays[name].tobytes()), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -49,10 +51,3 @@ def renamed(source: Source, new: Mapping[str, str]) -> Source:
     """The source with other arrays in the same places."""
     pieces = tuple(replace(piece, name=new.get(piece.name, piece.name)) for piece in source.pieces)
     return replace(source, pieces=pieces)
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """||b - a|| / ||a||, at most 1; 0 for two zeros."""
-    norm = float(np.linalg.norm(a))
-    gap = float(np.linalg.norm(b - a))
-    return min(1.0, gap / norm) if norm else float(gap > 0)

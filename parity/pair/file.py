@@ -14,14 +14,14 @@ from parity.pair.compare import compare
 from parity.result import Result
 from twinstep.errors import UserError
 
-OWN = ("module", "function", "params", "inputs", "dtype")  # what the two functions and the command line give
+OWN = ("module", "function", "params", "inputs")  # what the two functions give
 
 
 def compare_file(path: Path, dtype: str | None) -> Result:
     """The comparison that the file describes. Raises UserError for a file that cannot be run, or is none of a pair."""
     found = run_file(path)
     options = found.get("OPTIONS", {})
-    known = [name for name in inspect.signature(compare).parameters if name not in OWN[:4]]
+    known = [name for name in inspect.signature(compare).parameters if name not in OWN]
     for name in options:
         if name not in known:
             raise UserError(f"{path}: OPTIONS names {name!r}, which parity.compare does not take: {', '.join(known)}")

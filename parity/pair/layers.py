@@ -49,13 +49,14 @@ def by_name_or_weights(ours: Sequence[str], tags: Sequence[str], sources: Mappin
         spelled.setdefault(words(tag), []).append(tag)
     holders = holders_of(sources)
     found: dict[str, Layer] = {}
+    taken: set[str] = set()
     for name in ours:
         plain, *number = name.partition(" #")
         same = [name] if name in tags else spelled.get(words(name), [])
         held = [tag for one in holders.get(plain, ()) if (tag := one + "".join(number)) in tags]
-        for tag in [*same[:1], *held[:1]]:
-            if tag not in {layer.tag for layer in found.values()}:
-                found.setdefault(name, Layer(tag))
+        if free := [tag for tag in [*same[:1], *held[:1]] if tag not in taken]:
+            taken.add(free[0])
+            found[name] = Layer(free[0])
     return found
 
 

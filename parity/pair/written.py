@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.broken import PortError
+from parity.budget import relative
 from parity.pair.models import JaxModel, Pass, TorchModel, output_name
 from parity.pair.stages import Compared
 from twinstep.errors import UserError
@@ -67,7 +68,5 @@ def distances(what: Compared, side: str, wide: Pass, written: Pass) -> Known:
 
 
 def distance(wide: np.ndarray, written: np.ndarray) -> float:
-    """||written - wide|| / ||wide|| over the numbers that are finite; 0 for zeros."""
-    a, b = (np.nan_to_num(np.asarray(x, np.float64), posinf=0, neginf=0) for x in (wide, written))
-    norm = float(np.linalg.norm(a))
-    return float(np.linalg.norm(b - a)) / norm if norm else 0.0
+    """||written - wide|| / ||wide|| over the numbers that are finite."""
+    return relative(*(np.nan_to_num(np.asarray(x, np.float64), posinf=0, neginf=0) for x in (wide, written)))
