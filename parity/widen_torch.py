@@ -60,11 +60,6 @@ class WidenOperations(TorchDispatchMode):
         super().__init__()
         self.note, self.default = note, default
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled within it, and torch's compiler takes seconds to import."""
-        return False
-
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """The operation, in float64."""
         kwargs = kwargs or {}

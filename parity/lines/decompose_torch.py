@@ -1,6 +1,7 @@
 """Fused operations of torch by their parts, so that the statistics inside are seen too."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +14,7 @@ from torch.utils._pytree import tree_leaves
 ATEN = torch.ops.aten
 # Each with its form in place and, below, with that of the backward pass.
 FUSED = (
-    "native_layer_norm",
     "native_layer_norm_backward",
-    "native_group_norm",
     "native_group_norm_backward",
     "native_batch_norm",
     "native_batch_norm_backward",
@@ -68,8 +67,6 @@ FUSED = (
     "lerp",
     "addcmul",
     "addcdiv",
-    "var_mean",
-    "std",
     "_scaled_dot_product_flash_attention_for_cpu",
     "_weight_norm_interface",
 )
@@ -102,11 +99,79 @@ def biased_product(product: Callable[..., torch.Tensor]) -> Callable[..., torch.
     return parts
 
 
+def variance(
+    x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> torch.Tensor:
+    """The mean of the centred numbers' squares."""
+    return variance_and_mean(x, dim, correction=correction, keepdim=keepdim)[0]
+
+
+def standard_deviation(x: torch.Tensor, dim: Any = None, **options: Any) -> torch.Tensor:
+    """The root of the variance."""
+    return variance(x, dim, **options).sqrt()
+
+
+def variance_and_mean(
+    x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of all dimensions where none is named; torch's own correction is 1."""
+    dims = [dim] if isinstance(dim, int) else list(dim or range(x.ndim))
+    mean = x.mean(dims, keepdim=True)
+    squares, correction = (x - mean).square(), 1 if correction is None else correction
+    count = math.prod(x.shape[i] for i in dims)
+    variance = squares.mean(dims, keepdim=True)
+    if correction != 0:
+        variance = variance * (count / (count - correction) if count > correction else math.nan)
+    if keepdim or not dims:
+        return variance, mean
+    return variance.squeeze(dims), mean.squeeze(dims)
+
+
+def normalize(x: torch.Tensor, dims: list[int], eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Centred numbers over their deviation, the mean and the inverse deviation."""
+    mean = x.mean(dims, keepdim=True)
+    centred = x - mean
+    inverse = (centred.square().mean(dims, keepdim=True) + eps).rsqrt()
+    return centred * inverse, mean, inverse
+
+
+def layer_norm(
+    x: torch.Tensor, shape: Sequence[int], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Over the last dimensions."""
+    output, mean, inverse = normalize(x, list(range(x.ndim - len(shape), x.ndim)), eps)
+    output = output if weight is None else output * weight
+    return output if bias is None else output + bias, mean, inverse
+
+
+def group_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    examples: int,
+    channels: int,
+    _: int,
+    groups: int,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Over the channels of a group and all places."""
+    output, mean, inverse = normalize(x.reshape(examples, groups, -1), [2], eps)
+    output, by_channel = output.reshape(x.shape), (channels, *[1] * (x.ndim - 2))
+    output = output if weight is None else output * weight.reshape(by_channel)
+    output = output if bias is None else output + bias.reshape(by_channel)
+    return output, mean.squeeze(2), inverse.squeeze(2)
+
+
 OWN: dict[Any, Callable[..., Any]] = {
     ATEN.convolution.default: convolution,
     ATEN.addmm.default: biased_product(torch.mm),
     ATEN.addmv.default: biased_product(torch.mv),
     ATEN.baddbmm.default: biased_product(torch.bmm),
+    ATEN.var.correction: variance,
+    ATEN.std.correction: standard_deviation,
+    ATEN.var_mean.correction: variance_and_mean,
+    ATEN.native_layer_norm.default: layer_norm,
+    ATEN.native_group_norm.default: group_norm,
 }
 
 

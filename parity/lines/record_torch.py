@@ -60,11 +60,6 @@ class Recorder(TorchDispatchMode):
         self.forward: list[Where] = []  # and where each was called
         self.whole: Where | None = None  # where the fused operation was called whose parts run
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled within it, and torch's compiler takes seconds to import."""
-        return False
-
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """The operation; by its parts, if it has any."""
         kwargs = kwargs or {}
