@@ -1,6 +1,7 @@
 """The line of torch's and the line of the port's that compute something else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from parity.lines.fingerprint import distance
@@ -111,4 +112,4 @@ def line_of(side: Side, number: int, known: list[Operand]) -> Line | None:
         if other.line and (other.line.file, other.line.function) == (node.line.file, node.line.function):
             lines.append(other.line)
     first, last = min(line.first for line in lines), max(line.last for line in lines)
-    return node.line._replace(first=first, last=last, exact=False)
+    return replace(node.line, first=first, last=last, exact=False)
