@@ -17,7 +17,7 @@ from jax._src.numpy import array_constructors
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 from jax.extend.core.primitives import name_p
 
-from parity.lines import Cast
+from parity.lines.line import Line, one_line
 
 __all__ = ["ClosedJaxpr", "Jaxpr", "JaxprEqn", "Literal", "Scan", "Var", "bind", "called_function",
            "constant_key", "constants_as_written", "draws_random_numbers", "inner_jaxprs", "scan_of", "tag_of",
@@ -81,10 +81,10 @@ def scan_of(eqn: JaxprEqn) -> Scan | None:
     return Scan(p["jaxpr"], n_consts, n_carry, p["length"], p["reverse"])
 
 
-def user_line(eqn: JaxprEqn) -> Cast | None:
+def user_line(eqn: JaxprEqn) -> Line | None:
     """The line that made the equation: the innermost outside JAX and the libraries that it leaves out itself."""
     frame = source_info_util.user_frame(eqn.source_info.traceback)
-    return frame and Cast(frame.file_name, frame.start_line, frame.function_name)
+    return frame and one_line(frame.file_name, frame.start_line, frame.function_name)
 
 
 def with_params(

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from parity.lines import Cast
+from parity.lines.line import Line, one_line
 
 WIDE = {
     torch.float16: torch.float64,
@@ -26,15 +26,15 @@ OURS = str(Path(__file__).parent)
 
 
 @contextmanager
-def widened() -> Iterator[list[Cast]]:
+def widened() -> Iterator[list[Line]]:
     """Within it every torch operation that would make narrower floating numbers makes float64 ones.
 
     Yields the lines that cast, each once, filled as the code runs: the innermost frame outside torch and parity.
     Tensors made before are widened where they are read and keep their own dtype: `widen_module` first. What was
     compiled runs as it is written.
     """
-    lines: dict[Cast, None] = {}
-    casts: list[Cast] = []
+    lines: dict[Line, None] = {}
+    casts: list[Line] = []
 
     def note() -> None:
         if (cast := user_line()) is not None and cast not in lines:
@@ -151,13 +151,13 @@ def grouped_mm(
     return torch.stack([a[:, group] @ b[group] for group in groups])
 
 
-def user_line() -> Cast | None:
+def user_line() -> Line | None:
     """The line of the user's that is running: the innermost outside torch; None where that is one of parity's."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(NOT_THE_USERS) and not file.endswith("contextlib.py"):
-            return None if file.startswith(OURS) else Cast(file, frame.f_lineno, frame.f_code.co_name)
+            return None if file.startswith(OURS) else one_line(file, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
