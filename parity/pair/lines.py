@@ -18,17 +18,20 @@ from parity.result import Divergence, TensorResult
 
 
 def wrong_lines(
-    first: Divergence,
-    tensors: Sequence[TensorResult],
+    judged: tuple[Any, Sequence[TensorResult], Divergence | None],
     what: Compared,
     reference: TorchModel,
     port: JaxModel,
     leaves: Mapping[str, Any],
     buffers: Mapping[str, Any],
 ) -> Lines | None:
-    """The first wrong line of each side, for a divergence of outputs, loss or gradients; None for any other."""
-    backward = first.stage == "gradients"
-    results = wrong_results(first, tensors, what)
+    """The first wrong line of each side, for a divergence of outputs, loss or gradients; None for any other.
+
+    judged: what the ledger says of the pass: stages, tensors and the first divergence.
+    """
+    _, tensors, first = judged
+    results = [] if first is None else wrong_results(first, tensors, what)
+    backward = first is not None and first.stage == "gradients"
     if not results:
         return None
     sides = torch_graph(reference, backward), jax_graph(port, leaves, buffers, backward)
