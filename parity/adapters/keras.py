@@ -38,9 +38,7 @@ def keras_function(model: keras.Model, **kwargs: Any) -> tuple[Function, dict[st
     return of_source(lambda params, *inputs, **named: function(params, buffers, *inputs, **named)[0], model), params
 
 
-def keras_function_with_buffers(
-    model: keras.Model, **kwargs: Any
-) -> tuple[Function, dict[str, Any], dict[str, Any]]:
+def keras_function_with_buffers(model: keras.Model, **kwargs: Any) -> tuple[Function, dict[str, Any], dict[str, Any]]:
     """A Keras model as a function (params, buffers, *inputs) -> (output, buffers), its params, and its buffers.
 
     Buffers are what is not trained and floating, such as BatchNormalization's statistics; random states stay as they
@@ -50,7 +48,9 @@ def keras_function_with_buffers(
         raise UserError(f"Keras runs on {keras.config.backend()}; set KERAS_BACKEND=jax before it is imported")
     if not model.built or not model.variables:
         raise UserError(f"the Keras model {model.name!r} has no variables yet; call it once before")
-    names = {id(variable): variable.path.removeprefix(f"{model.name}/").replace("/", ".") for variable in model.variables}
+    names = {
+        id(variable): variable.path.removeprefix(f"{model.name}/").replace("/", ".") for variable in model.variables
+    }
     trained, rest = model.trainable_variables, model.non_trainable_variables
     held = [variable for variable in rest if "float" in variable.dtype]
 

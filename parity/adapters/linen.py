@@ -6,6 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from parity.adapters.tags import Function, of_source, tagged
+from parity.jax_internals import TRACING
 
 
 def linen_function(
@@ -20,8 +21,9 @@ def linen_function(
     """
 
     def tag(call: Callable[..., Any], args: Any, call_kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        output = call(*args, **call_kwargs)
         path = ".".join(context.module.path)
+        with TRACING(path):  # what `nn.jit` traced for another layer has that layer's tags
+            output = call(*args, **call_kwargs)
         return tagged(output, path) if path and context.method_name == "__call__" else output
 
     def apply(held: dict[str, Any], *inputs: Any, **named: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from parity.pair.models import OUTPUT
+from parity.rules import Rule
 from parity.sources import Source
-from parity.weights import Rule
 from twinstep.errors import UserError
 
 
@@ -38,8 +38,15 @@ def by_rules(rules: Sequence[Rule], ours: Iterable[str], tags: Iterable[str]) ->
 def tags_of(rules: Sequence[Rule], name: str) -> list[Layer]:
     """The tags that the rules give to one of torch's modules, the first that matches first."""
     plain, *number = name.partition(" #")  # " #2": the layer's second call
-    matches = [(rule, match) for rule in rules if rule.jax and (match := re.fullmatch(rule.torch, plain))]
-    return [Layer(match.expand(rule.jax) + "".join(number), rule.axes) for rule, match in matches if rule.jax]
+    found = []
+    for rule in rules:
+        if not (isinstance(rule.torch, str) and isinstance(rule.jax, str | None) and rule.is_plain):
+            raise UserError(
+                f"layers= has a rule for {rule.torch!r} with stack, split or reshape; those are for weights="
+            )
+        if rule.jax and (match := re.fullmatch(rule.torch, plain)):
+            found.append(Layer(match.expand(rule.jax) + "".join(number), rule.axes))
+    return found
 
 
 def by_name_or_weights(ours: Sequence[str], tags: Sequence[str], sources: Mapping[str, Source]) -> dict[str, Layer]:
