@@ -76,7 +76,7 @@ def lengths_of_parts(feed: Feed, axis: int, shape: Shape, leaves: Shapes) -> lis
         if rule.stack is not None:
             check_axis(leaf, leaves[leaf], rule.stack)
             size //= leaves[leaf][rule.stack]
-        lengths.append(size * shape[axis] / math.prod(shape))
+        lengths.append(size * shape[axis] / max(1, math.prod(shape)))
     fit = all(length % rule.heads == 0 for length in lengths) and sum(lengths) == shape[axis]
     if not fit:
         sizes = ", ".join(f"{leaf} {leaves[leaf]}" for leaf in feed.leaves)

@@ -124,7 +124,7 @@ def check_apart(leaf: str, one: Feed, other: Feed) -> None:
     """Raises UserError unless two arrays have different places in their leaf."""
     if one.rule != other.rule:
         cure = "by two rules; one rule has to say how they share it"
-    elif (one.layer, one.part) == (other.layer, other.part):
+    elif one.layer == other.layer and (len(one.rule.expressions) == 1 or one.part == other.part):
         cure = "mend the name map, or say in the rule how they share it: stack= or split="
         if one.rule.stack is not None:
             cure = "at one place of the stack; put the layer's number into a group, (\\d+)"

@@ -25,4 +25,5 @@ def haiku_function(apply: Callable[..., Any]) -> Function:
         with hk.intercept_methods(tag):
             return apply(*args, **kwargs)
 
+    function.source = ""  # type: ignore[attr-defined]  # what was traced without it is to be traced again
     return function

@@ -1,5 +1,6 @@
 """Keras' models, on its backend JAX, as functions that tag."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -42,7 +43,7 @@ def keras_function_with_buffers(model: keras.Model, **kwargs: Any) -> tuple[Func
     """A Keras model as a function (params, buffers, *inputs) -> (output, buffers), its params, and its buffers.
 
     Buffers are what is not trained and floating, such as BatchNormalization's statistics; random states stay as they
-    are. Raises UserError for another backend than JAX, and for a model that is not built.
+    are. Raises UserError for another backend than JAX, a model that is not built, and variables of one name.
     """
     if keras.config.backend() != "jax":
         raise UserError(f"Keras runs on {keras.config.backend()}; set KERAS_BACKEND=jax before it is imported")
@@ -51,6 +52,8 @@ def keras_function_with_buffers(model: keras.Model, **kwargs: Any) -> tuple[Func
     names = {
         id(variable): variable.path.removeprefix(f"{model.name}/").replace("/", ".") for variable in model.variables
     }
+    if twice := sorted(name for name, count in Counter(names.values()).items() if count > 1):
+        raise UserError(f"the Keras model {model.name!r} has two variables of the name {twice[0]!r}; rename a layer")
     trained, rest = model.trainable_variables, model.non_trainable_variables
     held = [variable for variable in rest if "float" in variable.dtype]
 

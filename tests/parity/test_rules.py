@@ -10,6 +10,7 @@ from torch import nn
 
 import parity
 from parity.pair.carrying import by_rules, by_value
+from parity.pair.layers import tags_of
 from parity.pair.trees import read_tree
 from parity.rules import Rule
 from parity.weights import carry
@@ -148,6 +149,14 @@ BAD = {
         ),
         r"'x' is fed by both 'a' and 'b': by two rules",
     ),
+    "a leaf that is named twice": (
+        lambda: carried([Rule("a", ("q", "q"), split=0)], {"a": array(6)}, {"q": array(3)}),
+        r"'q' is fed by both 'a' and 'a'",
+    ),
+    "a stack of layers' tags": (
+        lambda: tags_of([Rule(r"layers\.(\d)", "layers", stack=0)], "layers.0"),
+        r"layers= has a rule for .* with stack, split or reshape",
+    ),
     "a part that is missing": (
         lambda: carried([Rule(("q", "k"), "qk", split=0)], {"q": array(2)}, {"qk": array(4)}),
         r"'qk' is made of 2 arrays side by side, and its rule finds 1: q",
@@ -160,7 +169,10 @@ BAD = {
         lambda: carried([Rule("a", ("q", "k"), split=2)], {"a": array(6, 3)}, {"q": array(3, 3), "k": array(3, 3)}),
         r"'a' has 2 axes, and its rule names axis 2; count them from 0",
     ),
-    "names without an axis": (lambda: Rule("a", ("q", "k")), r"has several names; say on which axis they lie: split="),
+    "names without an axis": (
+        lambda: Rule("a", ("q", "k")),
+        r"has several names on a side; say on which axis they lie: split=",
+    ),
     "an axis without names": (lambda: Rule("a", "q", split=0), r"has split=; give it the names of the parts, a tuple"),
     "names on both sides": (lambda: Rule(("a", "b"), ("q", "k"), split=0), r"several names on both sides"),
     "heads without an axis": (lambda: Rule("a", "q", heads=2), r"has heads=2; it goes with split="),

@@ -84,6 +84,10 @@ def test_statistics_are_buffers_that_a_call_in_training_changes():
     np.testing.assert_allclose(changed["moving_mean"], 0.1 * X.mean(0), rtol=1e-5)
 
 
-def test_a_model_without_variables_is_refused():
+def test_a_model_without_variables_or_with_two_of_one_name_is_refused():
     with pytest.raises(UserError, match="has no variables yet; call it once before"):
         parity.keras_function(Subclassed())
+    model = Subclassed()
+    model.blocks[1].name = "layers_0"
+    with pytest.raises(UserError, match=r"two variables of the name 'layers_0\.\w+\.\w+'; rename a layer"):
+        parity.keras_function(built(model))
