@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from parity.broken import described, of_port
 from parity.capture import capture_jax, capture_torch, to_numpy
-from parity.lines import Cast
+from parity.lines.line import Line
 from parity.pair.inputs import Inputs, wide
 from parity.pair.outputs import floating
 from parity.widen_jax import widened as widened_jax
@@ -59,7 +59,7 @@ class TorchModel:
     inputs: Inputs
     loss: Callable[..., torch.Tensor]
     wide: bool
-    casts: list[Cast] = field(default_factory=list)  # the lines that would have narrowed a number
+    casts: list[Line] = field(default_factory=list)  # the lines that would have narrowed a number
 
     def __post_init__(self) -> None:
         if self.wide:
@@ -142,7 +142,7 @@ class JaxModel:
     inputs: Inputs
     loss: Callable[..., jax.Array]
     wide: bool
-    casts: list[Cast] = field(default_factory=list)
+    casts: list[Line] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)  # the primitives that cannot be widened, with their lines
     jitted: Any = None
 
