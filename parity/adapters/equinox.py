@@ -22,7 +22,7 @@ def equinox_function(model: eqx.Module, call: Callable[..., Any] | None = None) 
     def function(params: eqx.Module, *inputs: Any, **named: Any) -> Any:
         def apply(kind: type[str]) -> Any:
             renamed = with_name(params, "", kind)
-            return renamed(*inputs, **named) if call is None else call(renamed, *inputs, **named)  # type: ignore[operator]
+            return renamed(*inputs, **named) if call is None else call(renamed, *inputs, **named)
 
         return with_names(apply)
 
@@ -41,16 +41,17 @@ def with_name(module: Any, name: str, kind: type[str]) -> Any:
     copied = jax.tree_util.tree_map_with_path(inside, module, is_leaf=is_part)
     if not name or not callable(module):
         return copied
-    named = object.__new__(tagging(type(module)))
+    cls: Any = type(module)
+    named: Any = object.__new__(tagging(cls))
     named.__dict__.update(copied.__dict__, parity_name=kind(name))
     return named
 
 
 @cache
-def tagging(cls: type) -> type:
+def tagging(cls: Any) -> type:
     """A subclass whose calls tag; its name is static, and goes through scan, vmap, jit and checkpoint with it."""
 
-    class Tagging(cls):  # type: ignore[misc, valid-type]
+    class Tagging(cls):
         parity_name: str = eqx.field(static=True, default="")
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
