@@ -12,7 +12,7 @@ def in_words(found: Found) -> Lines:
     operations = {side: one.side.graph.nodes[one.node].op for side, one in sides.items() if one is not None}
     operands = {side: described(one) for side, one in sides.items() if one is not None}
     lines = {side: None if one is None else one.line for side, one in sides.items()}
-    if not found.together:  # two places, of which either may be the cause
+    if not found.together:  # two places, of which either may be the cause, or something near it
         lines = {side: line and replace(line, exact=False) for side, line in lines.items()}
     return Lines(lines["torch"], lines["jax"], operations, operands)
 

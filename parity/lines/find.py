@@ -26,7 +26,7 @@ class Suspect(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The first wrong operation of each side; None where a side has none. together: both read the same."""
+    """The first wrong operation of each side; None where a side has none. together: both are one place."""
 
     torch: Suspect | None
     jax: Suspect | None
@@ -54,7 +54,7 @@ def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward:
         alone = backward and not (all(found) and shared(sides, *chosen))
         blamed = with_counterpart(sides, *found) if alone else origins(sides, chosen, tolerance)
         pair = [None if one is None else suspect(side, one, tolerance) for side, one in zip(sides, blamed, strict=True)]
-        together = alone or not all(found) or shared(sides, *chosen)
+        together = alone or not all(found) or (shared(sides, *chosen) and alike(sides, *blamed))
         answer = Found(pair[0], pair[1], tolerance, together)
         best = best or answer
         rests = all(one is None or rests_on_agreement(one) for one in pair)
@@ -110,6 +110,12 @@ def shared(sides: tuple[Side, Side], one: int | None, other: int | None) -> bool
         for operand in sides[0].graph.nodes[one].inputs
         if sides[0].telling[operand]
     )
+
+
+def alike(sides: tuple[Side, Side], one: int | None, other: int | None) -> bool:
+    """Whether both make as many numbers: else one side computes something that the other never does."""
+    sizes = [side.graph.nodes[n].fingerprint.size for side, n in zip(sides, (one, other), strict=True) if n is not None]
+    return len(set(sizes)) <= 1
 
 
 def with_counterpart(sides: tuple[Side, Side], ours: list[int], theirs: list[int]) -> tuple[int | None, int | None]:

@@ -9,7 +9,8 @@ from parity.lines.match import Side
 LEAVES = ("parameter", "input", "constant")
 PARTS = ("split", "slice", "select", "dynamic_slice", "gather", "index", "unbind")
 FINE = ("agrees", "a part of what agrees", "")
-PRODUCTS = ("dot_general", "mm", "bmm", "matmul", "einsum", "baddbmm", "addmm")
+PRODUCTS = ("dot_general", "mm", "bmm")
+LOOKUPS = ("gather", "embedding", "index", "index_select")
 
 
 class Operand(NamedTuple):
@@ -107,7 +108,7 @@ def path_to_origin(side: Side, number: int, tolerance: float) -> list[int]:
     while (before := wrong_operand(side, path[-1], tolerance)) is not None and before not in path:
         path.append(before)
     swapped = "agrees, but for the order of its axes"
-    if len(path) > 1 and status_of(side, path[1], tolerance) == swapped and not is_product(side, path[-1]):
+    if len(path) > 1 and status_of(side, path[1], tolerance) == swapped and not may_swap(side, path[-1]):
         return path[:1]  # another layout, as that of images: no fault
     return path
 
@@ -122,6 +123,6 @@ def wrong_operand(side: Side, number: int, tolerance: float) -> int | None:
     return next((node for node in wrong if side.telling[node]), next(iter(wrong), None))
 
 
-def is_product(side: Side, number: int) -> bool:
-    """Whether it is a product of matrices."""
-    return side.graph.nodes[number].op.removeprefix("aten.") in PRODUCTS
+def may_swap(side: Side, number: int) -> bool:
+    """Whether its operands say which axis is which: a product of matrices, or a table read at other places."""
+    return side.graph.nodes[number].op.removeprefix("aten.") in PRODUCTS + LOOKUPS

@@ -60,7 +60,7 @@ def print_lines(result: Result, console: Console) -> None:
             text.append(f"{'>' if wrong else ' '} {number:4} {printable(source)}\n", style=style)
         for words in what_is_read(result, key):
             text.append(printable(words), style="")
-        where = "no line is known" if line is None else f"{'' if line.exact else 'somewhere in '}{line}"
+        where = "no line is known" if line is None else f"{'' if line.exact else 'at or near '}{line}"
         panels.append(Panel(text, title=Text(printable(f"{name}: {where}")), title_align="left", width=width))
     if panels:
         console.print(Columns(panels, padding=0))
@@ -70,7 +70,7 @@ def lines_section(result: Result) -> Iterator[Markup]:
     """Both excerpts in the report."""
     columns = []
     for key, name, line in sides(result):
-        where = "no line is known" if line is None else f"{'' if line.exact else 'somewhere in '}{line}"
+        where = "no line is known" if line is None else f"{'' if line.exact else 'at or near '}{line}"
         parts = [element("h3", name), element("p", element("code", where), title=short(line.file) if line else None)]
         if line is not None and (found := excerpt(line)):
             rows = [
