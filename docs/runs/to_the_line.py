@@ -68,7 +68,7 @@ def draw(axes: Axes, ours: Graph, theirs: Graph, title: str) -> None:
         colors = colored(side, nodes)
         for n, y in places[column].items():
             node = side.graph.nodes[n]
-            name = f"{node.op.removeprefix('aten.')}  {node.line.function if node.line else ''}"
+            name = f"{node.op.removeprefix('aten.')}, line {node.line.first}" if node.line else node.op
             box = {"boxstyle": "round", "facecolor": COLORS[colors[n]], "edgecolor": "#57606a"}
             axes.text(column, y, name, ha="center", va="center", fontsize=7, bbox=box)
     for n, y in places[0].items():
@@ -76,8 +76,10 @@ def draw(axes: Axes, ours: Graph, theirs: Graph, title: str) -> None:
             if other in places[1]:
                 axes.plot([0.25, 0.75], [y, places[1][other]], color="#0757ba", linewidth=0.8)
     axes.set_xlim(-0.5, 1.5)
-    axes.set_ylim(-max(map(len, places)), 1)
-    axes.set_title(f"{title}\nPyTorch{' ' * 34}JAX", fontsize=9)
+    axes.set_ylim(-max(map(len, places)), 1.5)
+    for column, framework in enumerate(("PyTorch", "JAX")):
+        axes.text(column, 1, framework, ha="center", fontsize=9)
+    axes.set_title(title, fontsize=10)
     axes.axis("off")
 
 
