@@ -5,6 +5,7 @@ once in Python, so that its lines are seen then.
 """
 
 import ast
+import importlib.util
 import inspect
 import sys
 import warnings
@@ -13,9 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import coverage
-from coverage.exceptions import CoverageWarning
 
 from parity.broken import is_library
 from parity.result import NotRun
@@ -35,12 +33,16 @@ class Lines:
 def watch_lines(files: Sequence[Path]) -> Iterator[Lines]:
     """The lines of these files, entered when the context ends.
 
-    Nothing is watched where a debugger or another coverage is at work: the two would stop each other.
+    Nothing is watched where a debugger or another coverage is at work (the two would stop each other), nor without
+    coverage.py, which comes with torch's extra.
     """
     lines = Lines()
-    if sys.gettrace() is not None:
+    if sys.gettrace() is not None or importlib.util.find_spec("coverage") is None:
         yield lines
         return
+    import coverage
+    from coverage.exceptions import CoverageWarning
+
     watcher = coverage.Coverage(data_file=None, config_file=False, include=list(map(str, files)), messages=False)
     watcher.exclude(REFUSALS)
     watcher.start()
