@@ -5,7 +5,6 @@ once in Python, so that its lines are seen then.
 """
 
 import ast
-import importlib.util
 import inspect
 import sys
 import warnings
@@ -37,12 +36,14 @@ def watch_lines(files: Sequence[Path]) -> Iterator[Lines]:
     coverage.py, which comes with torch's extra.
     """
     lines = Lines()
-    if sys.gettrace() is not None or importlib.util.find_spec("coverage") is None:
+    try:
+        import coverage
+        from coverage.exceptions import CoverageWarning
+    except ImportError:
+        coverage = None
+    if coverage is None or sys.gettrace() is not None:
         yield lines
         return
-    import coverage
-    from coverage.exceptions import CoverageWarning
-
     watcher = coverage.Coverage(data_file=None, config_file=False, include=list(map(str, files)), messages=False)
     watcher.exclude(REFUSALS)
     watcher.start()

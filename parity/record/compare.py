@@ -40,7 +40,7 @@ def compare_folders(one: Path, other: Path) -> Result:
         *of_precisions(first, second),
         *pairing.carried.doubts,
         *said,
-        *notes.of_rounding(tensors),
+        *(notes.of_rounding(tensors) if ledger.dtype == "float64" else []),
         *of_heads(first, second),
     ]
     return Result(
@@ -115,7 +115,8 @@ def of_heads(first: Recording, second: Recording) -> list[str]:
     found += notes.of_casts(torch, jax)
     found += notes.of_narrow(list(dict.fromkeys(part for head in heads for part in head.narrow)))
     if first.head.side != second.head.side and first.head.sha256 != second.head.sha256:
-        found.append(f"The two sides were recorded from different states of {second.head.file}.")
+        files = " and ".join(f"{head.file} ({head.sha256[:8]})" for head in heads)
+        found.append(f"The two sides were recorded from different files: {files}.")
     return found
 
 

@@ -69,15 +69,15 @@ def record_jax(
         first = carried.leaves(arrays, held.arrays) if is_wide else held.arrays
         with watch_lines(source_files(function)) as lines:
             try:
-                ours = given.passes(0)[0].run
+                recorded = given.passes(0)
                 ready = held.apart(port.ready(first))
-                found = pair_outputs(ours.outputs, port, *ready, options.get("outputs"), start.where)
+                found = pair_outputs(recorded[0].run.outputs, port, *ready, options.get("outputs"), start.where)
                 number = loss_of(start.losses, found, given, projected="losses" not in options)
                 chosen += [one._replace(weights=start.factors.get(one.torch, one.weights)) for one in found]
                 ran = passes(first)
                 write_seed(folder, 0, {}, [ran])
-                theirs = ran.run.param_gradients
-                carried = told_apart(carried, state.arrays, given.passes(0)[number].run.param_gradients, theirs)
+                ours = recorded[number].run.param_gradients
+                carried = told_apart(carried, state.arrays, ours, ran.run.param_gradients)
                 for seed in range(1, 1 if is_wide else len(given.head.weights)):
                     write_seed(folder, seed, {}, [passes(carried.leaves(given.weights(seed), held.arrays))])
             except PortError as error:
