@@ -13,6 +13,7 @@ from parity.jax_internals import (
     JaxprEqn,
     Literal,
     Var,
+    at,
     bind,
     called_function,
     constant_key,
@@ -21,7 +22,7 @@ from parity.jax_internals import (
     user_line,
     with_params,
 )
-from parity.lines import Cast
+from parity.lines.line import Line
 
 # Bits mean something at the dtype that the code was written for.
 BITS = ("bitcast_convert_type", "rng_bit_generator", "rng_uniform", "nextafter")
@@ -29,7 +30,7 @@ OPAQUE = ("pallas_call", "pure_callback", "io_callback", "debug_callback", "ffi_
 
 
 def widened(
-    function: Callable[..., Any], casts: list[Cast] | None = None, narrow: list[str] | None = None
+    function: Callable[..., Any], casts: list[Line] | None = None, narrow: list[str] | None = None
 ) -> Callable[..., Any]:
     """`function` with every floating number narrower than float64 widened, constants and casts included.
 
@@ -49,7 +50,7 @@ def widened(
 class Widening:
     """One evaluation in float64, and what it met on the way."""
 
-    def __init__(self, casts: list[Cast], narrow: list[str]) -> None:
+    def __init__(self, casts: list[Line], narrow: list[str]) -> None:
         self.casts, self.narrow = casts, narrow
         self.constants: dict[Any, np.ndarray] = {}  # what numbers of the code were before they were rounded
 
@@ -89,9 +90,11 @@ class Widening:
         if name == "reduce_precision":
             return inputs
         if name in ("custom_jvp_call", "custom_vjp_call"):
-            return self.with_own_derivative(eqn, inputs)
+            with at(eqn):
+                return self.with_own_derivative(eqn, inputs)
         if name in ("jit", "pjit") and (inner := called_function(eqn)) is not None:
-            return self.evaluate(inner.jaxpr, inner.consts, inputs)
+            with at(eqn):
+                return self.evaluate(inner.jaxpr, inner.consts, inputs)
         wide_eqn = with_params(eqn, wide_param, self.wide_function)
         try:
             return bind(wide_eqn, inputs)
@@ -104,7 +107,7 @@ class Widening:
         if (part := f"{eqn.primitive.name} at {user_line(eqn)}") not in self.narrow:
             self.narrow.append(part)
 
-    def note(self, cast: Cast | None) -> None:
+    def note(self, cast: Line | None) -> None:
         """A line that casts."""
         if cast is not None and cast not in self.casts:
             self.casts.append(cast)

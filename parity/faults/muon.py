@@ -94,7 +94,7 @@ def from_optax(config: Config, group: Any, *args: Any) -> optax.GradientTransfor
 
 def stacking() -> Any:
     make_optimizer = optimizer.make_optimizer
-    return swap(make_optimizer, lambda config, params: make_optimizer(config, params, stacked=True))
+    return swap(make_optimizer, lambda config, params, *_: make_optimizer(config, params, stacked=True))
 
 
 FAULTS = (

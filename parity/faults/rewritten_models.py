@@ -33,7 +33,9 @@ def scanned(remat: bool) -> Any:
     return swap(make_model, faulty)
 
 
-def fused_qkv(self: Any, x_BTD: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array, *args: Any) -> jax.Array:
+def fused_qkv(
+    self: Any, x_BTD: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array, cache: Any = None, start: Any = 0
+) -> jax.Array:
     """One product for queries, keys and values."""
     B, T, D = x_BTD.shape
     layers = self.c_q, self.c_k, self.c_v
@@ -44,7 +46,11 @@ def fused_qkv(self: Any, x_BTD: jax.Array, cos_TC: jax.Array, sin_TC: jax.Array,
     q_BTHC, k_BTKC, v_BTKC = (part.reshape(B, T, -1, self.config.head_dim) for part in (q, k, v))
     q_BTHC = self.q(rms_norm(apply_rotary(q_BTHC, cos_TC, sin_TC)))
     k_BTKC = self.k(rms_norm(apply_rotary(k_BTKC, cos_TC, sin_TC)))
-    return self.c_proj(self.y(self.attention(q_BTHC, k_BTKC, v_BTKC).reshape(B, T, D)))
+    if cache is None:
+        y_BTHC = self.attention(q_BTHC, k_BTKC, v_BTKC)
+    else:
+        y_BTHC = gpt.cached_attention(q_BTHC, k_BTKC, v_BTKC, cache, start)
+    return self.c_proj(self.y(y_BTHC.reshape(B, T, D)))
 
 
 def by_einsum(self: Any, x: jax.Array) -> jax.Array:

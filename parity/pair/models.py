@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from parity.broken import of_port
 from parity.capture import capture_jax
-from parity.lines import Cast
+from parity.lines.line import Line
 from parity.pair.inputs import Inputs, wide
 from parity.pair.outputs import floating
 from parity.widen_jax import widened
@@ -41,7 +41,7 @@ class JaxModel:
     inputs: Inputs
     loss: Callable[..., jax.Array]
     wide: bool
-    casts: list[Cast] = field(default_factory=list)
+    casts: list[Line] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)  # the primitives that cannot be widened, with their lines
     jitted: Any = None
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from parity.budget import BULK, TOLERANCES
 from parity.exercised import Lines, not_run
-from parity.lines import Cast
+from parity.lines.line import Line
 from parity.pair.layers import is_output
 from parity.pair.models import Pass
 from parity.pair.stages import Compared
@@ -33,7 +33,7 @@ def left_out(what: Compared, ours: Pass, theirs: Pass) -> list[str]:
     return notes
 
 
-def of_casts(torch_casts: Sequence[Cast], jax_casts: Sequence[Cast]) -> list[str]:
+def of_casts(torch_casts: Sequence[Line], jax_casts: Sequence[Line]) -> list[str]:
     """Where the code of either side narrows numbers, which a float64 check widens."""
     found = (("torch", torch_casts), ("JAX", jax_casts))
     return [

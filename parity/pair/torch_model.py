@@ -12,7 +12,7 @@ import torch
 
 from parity.broken import described
 from parity.capture import capture_torch, to_numpy
-from parity.lines import Cast
+from parity.lines.line import Line
 from parity.pair.carrying import Convert, State
 from parity.pair.inputs import Inputs, wide
 from parity.pair.models import COUNTERS, OUTPUT, Pass
@@ -83,7 +83,7 @@ class TorchModel:
     inputs: Inputs
     loss: Callable[..., torch.Tensor]
     wide: bool
-    casts: list[Cast] = field(default_factory=list)  # the lines that would have narrowed a number
+    casts: list[Line] = field(default_factory=list)  # the lines that would have narrowed a number
 
     def __post_init__(self) -> None:
         if self.wide:

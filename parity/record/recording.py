@@ -7,13 +7,13 @@ seed-0.json, seed-0.safetensors    the pass from the weights as given; seed-1 an
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from parity.lines import Cast
+from parity.lines.line import Line
 from parity.pair.carrying import Carried, State
 from parity.pair.inputs import Inputs
 from parity.pair.loss import Output
@@ -48,7 +48,7 @@ class Head(NamedTuple):
     weights: list[str]  # digests of torch's weights, one a seed
     projected: bool  # whether the loss is ours
     notes: list[str]
-    casts: list[Cast]
+    casts: list[Line]
     narrow: list[str]  # what of JAX's could not be widened
 
 
@@ -127,7 +127,7 @@ def read_seed(folder: Path, seed: int) -> tuple[dict[str, np.ndarray], list[Ran]
 
 def write_recording(folder: Path, head: Head, original: Original | None = None, port: Port | None = None) -> None:
     """All but the seeds."""
-    values: dict[str, Any] = head._asdict()
+    values: dict[str, Any] = {**head._asdict(), "casts": [asdict(cast) for cast in head.casts]}
     if original is not None:
         values |= {"original": {"start": start_values(original.start), "state": original.state._asdict()}}
     if port is not None:
@@ -143,7 +143,7 @@ def read_recording(folder: Path, side: Side | None = None) -> Recording:
         raise UserError(f"{folder} is no folder; pass one that `python -m parity record` wrote")
     values = load_part(folder, "record")
     original, port = values.pop("original", None), values.pop("port", None)
-    head = Head(**{**values, "casts": [Cast(*cast) for cast in values["casts"]]})
+    head = Head(**{**values, "casts": [Line(**cast) for cast in values["casts"]]})
     if side is not None and head.side != side:
         raise UserError(f"{folder} is a recording of the {head.side} side; pass one of the {side} side")
     return Recording(
