@@ -49,6 +49,11 @@ def norm(x, w, name):
 """
 BUG = PAIR.replace("approximate=False", "approximate=True")
 OTHER = PAIR.replace("nn.GELU()", "nn.GELU('tanh')")
+CAST = """
+    class Cast(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.to(self[0].weight))
+"""
 TWO_OUTPUTS = """
 def torch_side():
     import numpy as np
@@ -174,8 +179,7 @@ def test_two_precisions_of_one_side_agree_by_the_rounding_of_the_narrower(folder
 
 
 def test_a_module_in_bfloat16_is_judged_by_its_own_rounding(tmp_path):
-    cast = "class Cast(nn.Sequential):\n        def forward(self, x):\n            return super().forward(x.to(self[0].weight))"
-    text = PAIR.replace("from torch import nn\n", f"from torch import nn\n\n    {cast}\n")
+    text = PAIR.replace("from torch import nn\n", f"from torch import nn\n{CAST}")
     text = text.replace("nn.Sequential(nn.L", "Cast(nn.L")
     narrow = text.replace("return module,", "return module.bfloat16(),")
     low = record(tmp_path, narrow, "torch", "low", "--dtype", "bfloat16")
