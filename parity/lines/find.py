@@ -7,7 +7,7 @@ from typing import NamedTuple
 from parity.lines.fingerprint import distance
 from parity.lines.graph import Graph
 from parity.lines.line import Line
-from parity.lines.match import Side, match
+from parity.lines.match import Side, match, relation
 from parity.lines.suspects import LEAVES, Operand, operands, origin, suspects
 
 # From the rounding of float64 on. Tables that a code makes in float32 part by 1e-8 before anything is wrong.
@@ -51,7 +51,8 @@ def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward:
         if not any(found):
             break
         chosen = closest(sides, found[0] or ours, found[1] or theirs)
-        pair = [None if one is None else suspect(side, one, tolerance) for side, one in zip(sides, chosen, strict=True)]
+        blamed = origins(sides, chosen, tolerance)
+        pair = [None if one is None else suspect(side, one, tolerance) for side, one in zip(sides, blamed, strict=True)]
         best = Found(pair[0], pair[1], tolerance)
         if all(one is None or rests_on_agreement(one) for one in pair) and stands_out(
             sides, chosen, max(STANDS_OUT * tolerance, min(1.0, wrong) * EXPLAINS)
@@ -79,16 +80,43 @@ def shared(sides: tuple[Side, Side], one: int, other: int) -> bool:
     )
 
 
+def origins(
+    sides: tuple[Side, Side], chosen: tuple[int | None, int | None], tolerance: float
+) -> tuple[int | None, int | None]:
+    """The operations that made the suspects wrong. Where one put equal numbers in another order, its counterpart."""
+    found = [None if one is None else origin(side, one, tolerance) for side, one in zip(sides, chosen, strict=True)]
+    for side, own, other in ((0, found[0], found[1]), (1, found[1], found[0])):
+        if other is not None and other != chosen[1 - side] and own is not None and own == chosen[side]:
+            before = sides[side].graph.ancestors(own)
+            same = [
+                n
+                for n in sides[1 - side].matches[other]
+                if n in before and out_of_order(sides, side, n, other, tolerance)
+            ]
+            found[side] = min(same, default=own)
+    return found[0], found[1]
+
+
+def out_of_order(sides: tuple[Side, Side], side: int, own: int, other: int, tolerance: float) -> bool:
+    """Whether two arrays of equal numbers can be told to differ in their order."""
+    nodes = sides[side].graph.nodes[own], sides[1 - side].graph.nodes[other]
+    return sides[side].telling[own] and relation(*nodes, tolerance) in ("swapped", "reordered")
+
+
 def suspect(side: Side, number: int, tolerance: float) -> Suspect:
-    """With the operation that made it wrong in its place, where another one did."""
-    number = origin(side, number, tolerance)
+    """With what went in."""
     known = operands(side, number, tolerance)
     return Suspect(side, number, known, line_of(side, number, known))
 
 
 def rests_on_agreement(one: Suspect) -> bool:
-    """Whether all that went in agrees, or says nothing."""
-    return all(operand.status in ("agrees", "") for operand in one.operands if one.side.telling[operand.node])
+    """Whether all that went in agrees, says nothing, or was not computed: a table that is wrong from the start."""
+    return all(operand.status in ("agrees", "") for operand in computed(one.side, one.operands))
+
+
+def computed(side: Side, known: list[Operand]) -> list[Operand]:
+    """The operands that say something and are no leaves."""
+    return [one for one in known if side.telling[one.node] and side.graph.nodes[one.node].op not in LEAVES]
 
 
 def stands_out(sides: tuple[Side, Side], chosen: tuple[int | None, int | None], least: float) -> bool:
@@ -108,7 +136,7 @@ def stands_out(sides: tuple[Side, Side], chosen: tuple[int | None, int | None], 
 def line_of(side: Side, number: int, known: list[Operand]) -> Line | None:
     """The suspect's line; a region where something that went in has no counterpart either."""
     node = side.graph.nodes[number]
-    if node.line is None or all(one.status != "no counterpart" or not side.telling[one.node] for one in known):
+    if node.line is None or all(one.status != "no counterpart" for one in computed(side, known)):
         return node.line
     lines = [node.line]
     waiting, seen = list(node.inputs), set[int]()
