@@ -150,7 +150,12 @@ def move_weights(reference: TorchModel, truth: TorchModel, seed: int) -> dict[st
     """Every parameter of both moved by a hundredth at random, to equal numbers; returns them, with the buffers."""
     random = np.random.default_rng(seed)
     moved = {name: x * (1 + 0.01 * random.standard_normal(x.shape)) for name, x in truth.parameters().items()}
-    load(reference.module, moved)
+    return load_both(reference, truth, moved)
+
+
+def load_both(reference: TorchModel, truth: TorchModel, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters of these values, as the reference's types round them, in both; returns them, with the buffers."""
+    load(reference.module, arrays)
     rounded = reference.parameters()
     load(truth.module, rounded)
     return {**reference.buffers(), **rounded}

@@ -9,12 +9,12 @@ import torch
 
 from parity.environment import host
 from parity.pair.compare import SEEDS
-from parity.pair.inputs import Inputs, read_inputs
+from parity.pair.inputs import Inputs, read_inputs, wide
 from parity.pair.loss import Output, random_weights, torch_projection
 from parity.pair.notes import of_dropout
 from parity.pair.outputs import listed
 from parity.pair.setup import projection
-from parity.pair.torch_model import TorchModel, move_weights, own_copy, state_of, to_tensor
+from parity.pair.torch_model import TorchModel, load_both, move_weights, own_copy, state_of, to_tensor
 from parity.platforms import describe_torch, torch_device
 from parity.record.parts import digest
 from parity.record.recording import (
@@ -43,10 +43,10 @@ def record_torch(
 ) -> None:
     """Write the module's passes into the folder.
 
-    pair: module and inputs. options: `parity.compare`'s. given: another recording of this side,
-    whose weights, inputs and loss are taken. Raises UserError for bad input, as `parity.compare` does.
+    pair: module and inputs. options: `parity.compare`'s. given: another recording of this side, whose weights, inputs
+    and loss are taken. Raises UserError for bad input, as `parity.compare` does.
     """
-    device, wide = torch_device(platform), dtype == "float64"
+    device, is_wide = torch_device(platform), dtype == "float64"
     original = own_copy(pair[0], device)
     if given is not None and given.original is not None:
         load_state(original, given.original.state.state_dict, given.folder)
@@ -57,7 +57,7 @@ def record_torch(
     ours = options["losses"][0] if "losses" in options else projection(torch_projection, chosen)
     state = state_of(original)
     truth = TorchModel(own_copy(original, device), device, inputs, ours, wide=True)
-    reference = truth if wide else TorchModel(original, device, inputs, ours, wide=False)
+    reference = truth if is_wide else TorchModel(original, device, inputs, ours, wide=False)
     notes = of_dropout(original)
     if given is not None and given.original is not None:
         start = given.original.start
@@ -70,15 +70,18 @@ def record_torch(
         for paths in start.losses:
             chosen[:] = [Output(path, path, (), start.factors[path]) for path in paths]
             run = reference.run()
-            found.append(Ran(run, as_written(reference) if wide else truth.run()))
+            found.append(Ran(run, as_written(reference) if is_wide else truth.run()))
         return found
 
     write_seed(folder, 0, state.arrays, passes())
-    weights = [digest(state.arrays)]
-    for seed in range(1, 1 if wide else SEEDS):
-        moved = move_weights(reference, truth, seed)
+    weights = [digest_of(state.arrays)]
+    for seed in range(1, 1 if is_wide else SEEDS):
+        if given is not None and seed < len(given.head.weights):
+            moved = load_both(reference, truth, given.weights(seed))
+        else:
+            moved = move_weights(reference, truth, seed)
         write_seed(folder, seed, moved, passes())
-        weights.append(digest(moved))
+        weights.append(digest_of(moved))
     head = Head(
         "torch",
         type(original).__name__,
@@ -136,6 +139,11 @@ def as_written(model: TorchModel) -> Any:
         return model.as_written()
     except (UserError, RuntimeError):
         return None
+
+
+def digest_of(weights: Mapping[str, np.ndarray]) -> str:
+    """Equal for equal numbers, whatever their type."""
+    return digest({name: wide(x) for name, x in weights.items()})
 
 
 def load_state(module: torch.nn.Module, arrays: Mapping[str, np.ndarray], folder: Path) -> None:
