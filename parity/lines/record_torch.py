@@ -15,7 +15,7 @@ from parity.lines.fingerprint import Fingerprint, fingerprint
 from parity.lines.frames import running_lines
 from parity.lines.graph import Graph, Node
 from parity.lines.line import Line
-from parity.lines.tensors import Held, Tensors, is_plain, numbers
+from parity.lines.tensors import Held, Tensors, is_plain, numbers, place
 
 # Operations in place that do not read what they overwrite.
 FILLS = ("copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_", "random_", "exponential_")
@@ -108,7 +108,8 @@ class Recorder(TorchDispatchMode):
             output.zero_()  # nobody may read what it holds, but a fingerprint does
         seen = {id(x) for x in written}
         for x in written:
-            self.tensors.hold(x, self.add(op, operands, x, where), written=True)
+            self.tensors.memory(x).writes.append(len(self.nodes))
+            self.tensors.renew(x, self.add(op, operands, x, where))
         for x in tree_leaves(output):
             if isinstance(x, torch.Tensor) and is_plain(x) and id(x) not in seen:
                 self.tensors.hold(x, self.add(op, operands, x, where))
@@ -122,9 +123,15 @@ class Recorder(TorchDispatchMode):
 
     def add(self, op: str, operands: tuple[int, ...], tensor: torch.Tensor, where: Where, name: str = "") -> int:
         """One more node, with the numbers that the tensor has now."""
-        remembered = fingerprint(numbers(tensor))
+        remembered = fingerprint(numbers(tensor)) if (same := self.alias(tensor)) is None else same.fingerprint
         self.nodes.append(Node(op, operands, tuple(tensor.shape), *where[:2], remembered, name, where.backward))
         return len(self.nodes) - 1
+
+    def alias(self, tensor: torch.Tensor) -> Node | None:
+        """A node of the same place in memory that nothing was written into since."""
+        memory = self.tensors.memory(tensor)
+        held = memory.arrays.get(place(tensor))
+        return self.nodes[held.node] if held is not None and held.writes == len(memory.writes) else None
 
     def node_of(self, tensor: torch.Tensor) -> int:
         """The node that holds a tensor's numbers as they are now."""

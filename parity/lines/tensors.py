@@ -45,17 +45,14 @@ class Tensors:
             return at_place
         return own
 
-    def hold(self, tensor: torch.Tensor, node: int, written: bool = False) -> None:
-        """From now on a node holds a tensor's numbers; `written`: also those of other tensors at its place."""
+    def hold(self, tensor: torch.Tensor, node: int) -> None:
+        """A node holds a tensor's numbers; those of an older tensor at its place stay with their node."""
         memory = self.memory(tensor)
-        if written:
-            memory.writes.append(node)
         self.known[tensor] = held = Held(node, len(memory.writes))
-        if written or place(tensor) not in memory.arrays:
-            memory.arrays[place(tensor)] = held
+        memory.arrays.setdefault(place(tensor), held)
 
     def renew(self, tensor: torch.Tensor, node: int) -> None:
-        """A node holds what a tensor shows after other tensors were written."""
+        """A node holds what was just written into a tensor, or what it shows after others were."""
         memory = self.memory(tensor)
         self.known[tensor] = memory.arrays[place(tensor)] = Held(node, len(memory.writes))
 
