@@ -1,5 +1,7 @@
 """What was found, in words."""
 
+from dataclasses import replace
+
 from parity.lines.find import Found, Suspect
 from parity.lines.line import Lines
 
@@ -10,6 +12,8 @@ def in_words(found: Found) -> Lines:
     operations = {side: one.side.graph.nodes[one.node].op for side, one in sides.items() if one is not None}
     operands = {side: described(one) for side, one in sides.items() if one is not None}
     lines = {side: None if one is None else one.line for side, one in sides.items()}
+    if not found.together:  # two places, of which either may be the cause
+        lines = {side: line and replace(line, exact=False) for side, line in lines.items()}
     return Lines(lines["torch"], lines["jax"], operations, operands)
 
 

@@ -33,10 +33,14 @@ class Side(NamedTuple):
         return next((one for one in order if one in found), "unknown")
 
 
-def match(torch: Graph, jax: Graph, tolerance: float) -> tuple[Side, Side]:
-    """Both sides with their counterparts: arrays of equal numbers, or of the same numbers several times over."""
+def match(torch: Graph, jax: Graph, among: tuple[set[int], set[int]], tolerance: float) -> tuple[Side, Side]:
+    """Both sides with their counterparts: arrays of equal numbers, or of the same numbers several times over.
+
+    among: the nodes of either side that count: what else was computed (running statistics) is no counterpart.
+    """
     telling = telling_nodes(torch), telling_nodes(jax)
     found = counterparts(torch, telling[0], jax, telling[1], tolerance)
+    found = [[m for m in matches if m in among[1]] if n in among[0] else [] for n, matches in enumerate(found)]
     back: list[list[int]] = [[] for _ in jax.nodes]
     for number, matches in enumerate(found):
         for one in matches:
