@@ -14,8 +14,9 @@ from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
 from parity.pair.inputs import is_floating, wide
 from parity.pair.trees import read_tree
-from parity.sources import Piece, Source, find_sources
-from parity.weights import Rule, map_names
+from parity.rule_sources import source_of
+from parity.rules import Rule, map_names
+from parity.sources import Source, find_sources
 from twinstep.errors import UserError
 
 ADDED = Tolerance("relative", 2.0**-22, "a sum that the port's owner made in float32")
@@ -83,20 +84,11 @@ def by_rules(rules: Sequence[Rule], state: State, leaves: Mapping) -> Carried:
     A tied array has its gradient under the first of its names.
     """
     arrays, first = state.state_dict, state.first
-    targets = map_names(rules, arrays, leaves)
-    sources = {}
-    for name, (leaf, axes) in targets.items():
-        if sorted(axes) not in ([], list(range(arrays[name].ndim))):
-            raise UserError(f"{name!r} has shape {arrays[name].shape}; the rule's axes {axes} do not permute it")
-        sources[leaf] = transposed(first[name], arrays[name].shape, axes)
-    return Carried(sources, shapes_of(arrays))
-
-
-def transposed(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Source:
-    """A leaf that is the whole array with its axes permuted; () keeps them."""
-    axes = axes or tuple(range(len(shape)))
-    after = tuple(shape[axis] for axis in axes)
-    return Source(after, (Piece(name, shape, (), shape, axes, after, ()),))
+    shapes = shapes_of(arrays)
+    wanted = shapes_of(leaves)
+    fed = map_names(rules, arrays, leaves)
+    sources = {leaf: source_of(leaf, feeds, shapes, wanted) for leaf, feeds in fed.items()}
+    return Carried({leaf: source.renamed(first) for leaf, source in sources.items()}, shapes)
 
 
 def by_value(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarray]) -> Carried:

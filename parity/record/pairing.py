@@ -7,7 +7,7 @@ import numpy as np
 
 from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
-from parity.pair.carrying import Carried, compare_weights, transposed
+from parity.pair.carrying import Carried, compare_weights
 from parity.pair.layers import Layer, is_output
 from parity.pair.loss import Output
 from parity.pair.models import Pass
@@ -16,6 +16,7 @@ from parity.pair.outputs import axes_between
 from parity.pair.setup import one_by_one, pair_layers
 from parity.pair.stages import Compared
 from parity.record.recording import Ran, Recording
+from parity.sources import Piece, Source
 from parity.sources.arrays import rounded
 from twinstep.errors import UserError
 
@@ -74,7 +75,7 @@ def one_side(ledger: Ledger, reference: Recording, port: Recording) -> Pairing:
     shared = ledger.names("weights", GIVEN, 0, ours, theirs)
     fitting = [name for name in shared if ours[name].shape == theirs[name].shape]
     shapes = {name: ours[name].shape for name in fitting}
-    carried = Carried({name: transposed(name, shape, ()) for name, shape in shapes.items()}, shapes)
+    carried = Carried({name: whole(name, shape) for name, shape in shapes.items()}, shapes)
     for name in shared:
         # The narrower type is the reference's.
         ledger.enter(Key("weights", name, GIVEN), 0, ours[name], rounded(theirs[name], ours[name].dtype))
@@ -108,6 +109,11 @@ def one_side(ledger: Ledger, reference: Recording, port: Recording) -> Pairing:
         return [f"Layers of {folder} alone, not compared: {some(names)}." for folder, names in missing if names]
 
     return Pairing(reference, port, 0, carried, match, compared, alone)
+
+
+def whole(name: str, shape: tuple[int, ...]) -> Source:
+    """The array itself."""
+    return Source(shape, (Piece(name, shape, (), shape, tuple(range(len(shape))), shape, ()),))
 
 
 def paired_outputs(

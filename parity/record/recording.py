@@ -21,7 +21,7 @@ from parity.pair.models import Pass
 from parity.pair.setup import AUTO, Rules
 from parity.record.parts import digest, load_part, save_part
 from parity.record.sources import carried_values, read_carried
-from parity.weights import Rule
+from parity.rules import Rule
 from twinstep.errors import UserError
 
 Side = Literal["torch", "jax"]
@@ -132,7 +132,7 @@ def write_recording(folder: Path, head: Head, original: Original | None = None, 
         values |= {"original": {"start": start_values(original.start), "state": original.state._asdict()}}
     if port is not None:
         carried, outputs = carried_values(port.carried), [one._asdict() for one in port.outputs]
-        layers = port.layers if port.layers == AUTO else [[r.torch, r.jax, r.axes] for r in port.layers]
+        layers = port.layers if port.layers == AUTO else [asdict(rule) for rule in port.layers]
         values |= {"port": {**port._asdict(), "carried": carried, "outputs": outputs, "layers": layers}}
     save_part(folder, "record", values)
 
@@ -161,9 +161,14 @@ def read_port(values: dict[str, Any]) -> Port:
         values["leaves"],
         read_carried(values["carried"]),
         [Output(**{**one, "axes": tuple(one["axes"])}) for one in values["outputs"]],
-        layers if layers == AUTO else [Rule(torch, jax, tuple(axes)) for torch, jax, axes in layers],
+        layers if layers == AUTO else [read_rule(rule) for rule in layers],
         values["where"],
     )
+
+
+def read_rule(values: dict[str, Any]) -> Rule:
+    """From plain values, in which a tuple is a list."""
+    return Rule(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})
 
 
 def start_values(start: Start) -> dict[str, Any]:
