@@ -168,7 +168,8 @@ def read_port(values: dict[str, Any]) -> Port:
 
 def read_rule(values: dict[str, Any]) -> Rule:
     """From plain values, in which a tuple is a list."""
-    return Rule(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})
+    given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
+    return Rule(**given)
 
 
 def start_values(start: Start) -> dict[str, Any]:

@@ -210,6 +210,15 @@ def test_a_parameter_that_one_version_lacks_or_has_in_another_shape_is_named(fol
         assert first.note.startswith(note)
 
 
+def test_rules_for_weights_and_layers_are_recorded(folders, tmp_path):
+    weights, layers = 'parity.Rule("(.+)", r"\\1")', 'parity.Rule("[12]", r"\\g<0>")'
+    rules = f'import parity\nOPTIONS = {{"weights": [{weights}], "layers": [{layers}]}}'
+    jax = record(tmp_path, f"{PAIR}\n{rules}\n", "jax", "jax", "--weights", folders["torch"])
+    result = compare_folders(folders["torch"], jax)
+    assert result.verdict == "agrees", result.sentence
+    assert {t.tensor for t in result.tensors if t.stage == "activations"} == {"1", "2", "output"}
+
+
 def test_a_recording_is_json_and_safetensors(folders):
     suffixes = {path.suffix for folder in folders.values() for path in folder.iterdir()}
     assert suffixes == {".json", ".safetensors"}
