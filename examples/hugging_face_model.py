@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import torch
-from transformers import GPT2Config, GPT2Model
 
 
 def torch_side():
+    import torch
+    from transformers import GPT2Config, GPT2Model
+
     torch.manual_seed(0)
     config = GPT2Config(n_embd=32, n_layer=2, n_head=4, use_cache=False)
     return GPT2Model(config).eval(), [torch.arange(16).reshape(2, 8)]

@@ -3,7 +3,8 @@
 `parity.compare` checks any torch module against any JAX function, and finds by itself which array feeds which leaf;
 `linen_function`, `nnx_function`, `equinox_function`, `haiku_function` and `keras_function` make functions of models,
 which name their layers. For those who want rules, `parity.Rule` maps names, and `parity.carry` carries weights by them.
-`python -m parity compare FILE.py` checks a pair in a file, `python -m parity check` our own models.
+`python -m parity compare FILE.py` checks a pair in a file, `python -m parity record` either side of it on a machine of
+its own (JAX's without torch), and `python -m parity check` our own models.
 
 The smallest use: a torch Linear, whose weight is (out, in), beside a function with a kernel (in, out).
 
@@ -66,10 +67,11 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is asked for, and with it both frameworks, only then: `python -m parity --help` needs neither."""
+    """Loads what is asked for, and with it the frameworks, only then: `python -m parity --help` needs neither."""
     if name not in HOMES:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
-    needs("torch", "parity")
+    if name == "compare":
+        needs("torch", "parity")
     import importlib
 
     return getattr(importlib.import_module(f"parity.{HOMES[name]}"), name)

@@ -2,20 +2,20 @@
 
 torch: hooks on the named modules of any `torch.nn.Module`. JAX: an interpreter over the jaxpr of any function, which
 reads the tags of `jax.ad_checkpoint.checkpoint_name`; our models tag each output with the name of torch's module.
-A name that occurs again in one forward pass gets " #2", " #3".
+A name that occurs again in one forward pass gets " #2", " #3". torch is imported where it is used: the side of JAX can
+be captured without it.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from torch import nn
 
 from parity.jax_internals import (
     Jaxpr,
@@ -28,6 +28,10 @@ from parity.jax_internals import (
     scan_of,
     tag_of,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 Visit = Callable[[str, jax.Array], jax.Array]
 
@@ -43,7 +47,7 @@ class TorchPass:
 
 
 @contextmanager
-def capture_torch(module: nn.Module, output_name: str = "output") -> Iterator[list[TorchPass]]:
+def capture_torch(module: "nn.Module", output_name: str = "output") -> Iterator[list[TorchPass]]:
     """Records every forward pass of `module` (and the backward pass through it) within the context.
 
     Names are those of `module.named_modules()`, and `output_name` for what `module` itself returns; several tensors of
@@ -61,7 +65,7 @@ def capture_torch(module: nn.Module, output_name: str = "output") -> Iterator[li
             return
         for key, part in parts_of(output):
             record(f"{name}.{key}", part)
-        if isinstance(output, torch.Tensor):
+        if is_tensor(output):
             name = fresh(name, current.activations)
             current.activations[name] = to_numpy(output)
             if output.requires_grad:
@@ -96,8 +100,16 @@ def parts_of(output: Any) -> list[tuple[str, Any]]:
     return []
 
 
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+def is_tensor(x: Any) -> bool:
+    """Whether it is a tensor of torch's; where torch is not loaded, nothing is."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def to_numpy(tensor: "torch.Tensor") -> np.ndarray:
     """A copy on the host; bfloat16, which torch cannot hand to NumPy, goes over its bits."""
+    import torch
+
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.uint16).numpy().view(jnp.bfloat16).copy()

@@ -1,4 +1,4 @@
-"""The command line: `python -m parity check|compare|faults|shapes|convert`.
+"""The command line: `python -m parity check|compare|record|faults|shapes|convert`.
 
 `check` takes the trainers' flags beside its own: what argparse doesn't know goes to `parity.check_configs.with_flags`.
 """
@@ -32,8 +32,16 @@ def main(argv: list[str]) -> int:
     args.flags = flags
     if args.flags and args.run is not run_check:
         parser.error(f"unrecognized arguments: {' '.join(args.flags)}")
-    needs("torch", "parity")
+    if needs_torch(args):
+        needs("torch", "parity")
     return args.run(args)
+
+
+def needs_torch(args: argparse.Namespace) -> bool:
+    """Recordings are compared without torch, and those of JAX's side made without it."""
+    if args.run is run_compare:
+        return len(args.pair) == 1
+    return args.run is not run_record or args.side == "torch"
 
 
 def make_parser() -> Parser:
@@ -76,17 +84,48 @@ def make_parser() -> Parser:
 
     compare = commands.add_parser(
         "compare",
-        help="compare any torch module with any JAX port of it",
+        help="compare any torch module with any JAX port of it, or two recordings",
+        usage="python -m parity compare FILE.py | DIR DIR [--dtype DTYPE] [--out-dir DIR]",
         description="FILE.py has torch_side() -> (module, inputs) and jax_side(state_dict) -> (function, params): "
         "function(params, *inputs) is the port; and perhaps OPTIONS, a dict of parity.compare's other arguments. "
+        "Two DIRs are recordings of `python -m parity record`: of torch's side and of JAX's, or of one side twice. "
         "Exit code 0 if all agrees, 1 if not, 2 for bad input.",
     )
-    compare.add_argument("file", type=Path, metavar="FILE.py", help="the pair")
+    compare.add_argument("pair", type=Path, nargs="+", metavar="FILE.py | DIR DIR", help="the pair, or two recordings")
     compare.add_argument(
         "--dtype", metavar="DTYPE", help="float64 (default), float32 or bfloat16: the last two run both as written"
     )
     compare.add_argument("--out-dir", metavar="DIR", help="folder for the reports (default parity-report)")
     compare.set_defaults(run=run_compare)
+
+    record = commands.add_parser(
+        "record",
+        help="record one side of a pair, to compare it on another machine or with another version",
+        description="FILE.py is that of `compare`, with torch imported in torch_side: the JAX side is recorded without "
+        "it, from the weights and inputs of a recording of torch's side. The folder holds JSON and safetensors. Then: "
+        "python -m parity compare DIR DIR. Exit code 0, or 2 for bad input.",
+    )
+    record.add_argument("file", type=Path, metavar="FILE.py", help="the pair")
+    record.add_argument("--side", choices=("torch", "jax"), required=True, help="which of the two functions is run")
+    record.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="a recording of torch's side, from whose weights and inputs to start; the JAX side needs one, torch's "
+        "starts from its own when left out",
+    )
+    record.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    record.add_argument(
+        "--dtype",
+        metavar="DTYPE",
+        help="float64 (default), float32 or bfloat16: the last two run as written; the same on both sides",
+    )
+    record.add_argument(
+        "--platform",
+        choices=get_args(Platform),
+        help="where this side runs (default cpu); torch runs on the GPU for cuda if it sees one, else on the CPU",
+    )
+    record.set_defaults(run=run_record)
 
     faults = commands.add_parser("faults", help="inject known porting faults one by one and see where each is caught")
     faults.add_argument("--model", choices=tuple(MODELS), help="only the faults of one model (default all)")
@@ -156,16 +195,33 @@ def run_compare(args: argparse.Namespace) -> int:
     """`compare`: 0 if all agrees, else 1. Writes the reports. Raises UserError for a pair that cannot be compared."""
     from parity.pair.file import compare_file
     from parity.platforms import stay_on_cpu
+    from parity.record.compare import compare_folders
     from parity.report import print_report
     from parity.report.folder import open_folder
     from twinstep.terminal import table_console
 
+    if len(args.pair) > 2 or (len(args.pair) == 1 and args.pair[0].is_dir()):
+        raise UserError("pass one FILE.py, or two folders that `python -m parity record` wrote")
+    if len(args.pair) == 2 and args.dtype:
+        raise UserError("two recordings are compared as they were made; pass --dtype to `python -m parity record`")
     stay_on_cpu()
-    result = compare_file(args.file, args.dtype)
+    result = compare_folders(*args.pair) if len(args.pair) == 2 else compare_file(args.pair[0], args.dtype)
     flags = ["--dtype", args.dtype] if args.dtype else []
-    result = replace(result, command=shlex.join(["python", "-m", "parity", "compare", str(args.file), *flags]))
+    result = replace(result, command=shlex.join(["python", "-m", "parity", "compare", *map(str, args.pair), *flags]))
     print_report(result, table_console(), result.write(open_folder(args.out_dir)))
     return 0 if result.verdict == "agrees" else 1
+
+
+def run_record(args: argparse.Namespace) -> int:
+    """`record`: 0; raises UserError for all that cannot be recorded."""
+    from parity.platforms import stay_on_cpu
+    from parity.record.command import record
+
+    if args.platform in (None, "cpu"):
+        stay_on_cpu()
+    record(args.file, args.side, args.weights, args.out, args.dtype, args.platform)
+    print(f"wrote {args.out}")
+    return 0
 
 
 def run_faults(args: argparse.Namespace) -> int:

@@ -13,16 +13,19 @@ class Unlike(NamedTuple):
     wrong: bool = True
 
 
-def unlike(reference: np.ndarray, port: np.ndarray, any_type: bool) -> Unlike | None:
-    """None where the distance between the two says all. any_type: their types may differ."""
+def unlike(
+    reference: np.ndarray, port: np.ndarray, any_type: bool, sides: tuple[str, str] = ("torch", "JAX")
+) -> Unlike | None:
+    """None where the distance between the two says all. any_type: their types may differ. sides: their names."""
+    ours, theirs = sides
     if port.dtype.kind in "OSU":
-        return Unlike(f"no numbers in JAX, but {type(port.flat[0]).__name__ if port.size else port.dtype}")
+        return Unlike(f"no numbers in {theirs}, but {type(port.flat[0]).__name__ if port.size else port.dtype}")
     if reference.shape != port.shape:
         layout = of_another_shape(reference, port)
-        return Unlike(f"shape {reference.shape} in torch, {port.shape} in JAX{layout and f': {layout}'}")
+        return Unlike(f"shape {reference.shape} in {ours}, {port.shape} in {theirs}{layout and f': {layout}'}")
     if reference.dtype != port.dtype and not any_type:
-        return Unlike(f"dtype {reference.dtype} in torch, {port.dtype} in JAX")
-    return not_finite(reference, port)
+        return Unlike(f"dtype {reference.dtype} in {ours}, {port.dtype} in {theirs}")
+    return not_finite(reference, port, sides)
 
 
 def of_another_shape(a: np.ndarray, b: np.ndarray) -> str:
@@ -35,7 +38,7 @@ def of_another_shape(a: np.ndarray, b: np.ndarray) -> str:
     return "the same numbers in the same order" if np.array_equal(a.ravel(), b.ravel()) else ""
 
 
-def not_finite(reference: np.ndarray, port: np.ndarray) -> Unlike | None:
+def not_finite(reference: np.ndarray, port: np.ndarray, sides: tuple[str, str] = ("torch", "JAX")) -> Unlike | None:
     """The first number that is not finite, if any: on one side, or elsewhere or otherwise on the other, or on both."""
     if np.isfinite(reference).all() and np.isfinite(port).all():
         return None
@@ -47,7 +50,7 @@ def not_finite(reference: np.ndarray, port: np.ndarray) -> Unlike | None:
     more = f", the first of {int(places.sum()):,} places of {a.size:,}" if places.sum() > 1 else ""
     if not differ.any():
         return Unlike(f"{a[index]:g} on both sides {at}{more}", wrong=False)
-    return Unlike(f"{b[index]:g} in JAX, {a[index]:g} in torch {at}{more}")
+    return Unlike(f"{b[index]:g} in {sides[1]}, {a[index]:g} in {sides[0]} {at}{more}")
 
 
 def equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ once in Python, so that its lines are seen then.
 """
 
 import ast
+import importlib.util
 import inspect
 import sys
 import warnings
@@ -13,9 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import coverage
-from coverage.exceptions import CoverageWarning
 
 from parity.broken import is_library
 from parity.result import NotRun
@@ -33,14 +31,14 @@ class Lines:
 
 @contextmanager
 def watch_lines(files: Sequence[Path]) -> Iterator[Lines]:
-    """The lines of these files, entered when the context ends.
-
-    Nothing is watched where a debugger or another coverage is at work: the two would stop each other.
-    """
+    """The lines of these files, entered when the context ends; see `can_watch`."""
     lines = Lines()
-    if sys.gettrace() is not None:
+    if not can_watch():
         yield lines
         return
+    import coverage
+    from coverage.exceptions import CoverageWarning
+
     watcher = coverage.Coverage(data_file=None, config_file=False, include=list(map(str, files)), messages=False)
     watcher.exclude(REFUSALS)
     watcher.start()
@@ -52,6 +50,14 @@ def watch_lines(files: Sequence[Path]) -> Iterator[Lines]:
             for path in files:
                 _, statements, _, missing, _ = watcher.analysis2(str(path))
                 lines.statements[path], lines.missing[path] = set(statements), set(missing)
+
+
+def can_watch() -> bool:
+    """Not where a debugger or another coverage is at work: the two would stop each other. coverage.py must be there.
+
+    It comes with torch's extra, which a host of JAX alone need not have.
+    """
+    return sys.gettrace() is None and importlib.util.find_spec("coverage") is not None
 
 
 def source_files(function: Callable[..., Any]) -> list[Path]:

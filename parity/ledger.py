@@ -35,6 +35,7 @@ class Ledger:
     spread: Spread = SPREADS["float32"]  # of the errors of activations and gradients, where these are ratios
     entries: dict[Key, dict[int, Entry]] = field(default_factory=dict)
     place: Place = field(default_factory=lambda: Place(STAGES[0], "", 0))
+    sides: tuple[str, str] = ("torch", "JAX")  # what notes call them
 
     def now(self, stage: str, what: str, step: int = 0) -> None:
         """What follows belongs to this stage."""
@@ -61,7 +62,7 @@ class Ledger:
         """
         reference, port = np.asarray(reference), np.asarray(port)
         tolerance = tolerance or TOLERANCES[self.dtype][key.stage]
-        if (why := unlike(reference, port, any_type=tolerance.kind == "exact")) is not None:
+        if (why := unlike(reference, port, any_type=tolerance.kind == "exact", sides=self.sides)) is not None:
             if why.wrong:
                 self.refuse(key, step, why.note)
             elif step not in self.entries.get(key, {}):
@@ -101,10 +102,10 @@ class Ledger:
         """The names on both sides, in the reference's order; one that a side lacks is entered as a divergence."""
         for name in reference:
             if name not in port:
-                self.refuse(Key(stage, name, init, unit), step, "not there in JAX")
+                self.refuse(Key(stage, name, init, unit), step, f"not there in {self.sides[1]}")
         for name in port:
             if name not in reference:
-                self.refuse(Key(stage, name, init, unit), step, "not there in torch")
+                self.refuse(Key(stage, name, init, unit), step, f"not there in {self.sides[0]}")
         return [name for name in reference if name in port]
 
     def judge(self) -> tuple[dict[str, StageResult], list[TensorResult], Divergence | None]:

@@ -1,15 +1,17 @@
 """Where a check runs: JAX on the platform that was asked for, torch on the GPU beside it where it sees one."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
-import torch
 
 from parity.request import Platform
 from twinstep.config import Config
 from twinstep.errors import UserError
 from twinstep.extras import how_to_install
+
+if TYPE_CHECKING:
+    import torch
 
 BACKENDS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}  # what `jax.default_backend` calls them
 EXTRAS = {"cuda": "cuda13", "tpu": "tpu"}
@@ -50,15 +52,19 @@ def missing(asked: str, platform: Platform, seen: str) -> UserError:
     return UserError(f"{asked}: {seen}; {how_to_install(EXTRAS[platform])}, or leave the platform out")
 
 
-def torch_device(platform: Platform) -> torch.device:
+def torch_device(platform: Platform) -> "torch.device":
     """torch's device beside JAX's."""
+    import torch
+
     if platform == "cuda" and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
-def describe_torch(platform: Platform, device: torch.device) -> str:
+def describe_torch(platform: Platform, device: "torch.device") -> str:
     """torch's device by name; on a CPU beside a GPU also why."""
+    import torch
+
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     if platform != "cuda":

@@ -21,6 +21,7 @@
     lines             null, or {torch, jax, operations, operands}: the first wrong line of either side, each null or
                       {file, first, last, function, exact}, and by side what is computed there, and from what
     needed            list of the stages without which silence proves nothing
+    sides             what the reference and the port are called: ["PyTorch", "JAX"], or two recordings of one side
     model, dtype, steps, seed, seeds, devices, seconds, command
     config            the configuration that was checked, as in a run's config.json
     environment       object of strings: versions, machine, and on what each side ran
@@ -196,6 +197,7 @@ class Result:
     seconds: float = 0.0
     needed: list[str] = field(default_factory=list)
     lines: Lines | None = None
+    sides: list[str] = field(default_factory=lambda: ["PyTorch", "JAX"])
 
     @property
     def verdict(self) -> Status:
@@ -217,19 +219,20 @@ class Result:
     @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
-        d = self.first_divergence
+        d, reference = self.first_divergence, self.sides[0]
+        port = f"JAX port of {self.model}" if self.sides[1] == "JAX" else f"{self.model} of {self.sides[1]}"
         if d is None:
             unchecked = sum(stage.unchecked for stage in self.stages.values())
             rest = f"; {unchecked} could not be checked" if unchecked else ""
             if not self.compared:
-                return f"Nothing of the JAX port of {self.model} could be compared with PyTorch in {self.dtype}{rest}."
+                return f"Nothing of the {port} could be compared with {reference} in {self.dtype}{rest}."
             if self.silent:
                 return (
-                    f"The JAX port of {self.model} is unchecked in {self.dtype}: nothing of the stages "
+                    f"The {port} is unchecked in {self.dtype}: nothing of the stages "
                     f"{', '.join(self.silent)} could be compared{rest}."
                 )
             return (
-                f"The JAX port of {self.model} agrees with PyTorch in {self.dtype}: "
+                f"The {port} agrees with {reference} in {self.dtype}: "
                 f"{self.compared} comparisons over {self.steps} steps are within budget{rest}."
             )
         if d.note:
@@ -244,7 +247,7 @@ class Result:
         elif d.code:
             why += f"; see {d.code['jax']}"
         return (
-            f"The JAX port of {self.model} diverges from PyTorch in {self.dtype}, first at stage {d.stage}, "
+            f"The {port} diverges from {reference} in {self.dtype}, first at stage {d.stage}, "
             f"tensor {d.tensor}, step {d.step} ({d.init} initialization): {why}.{d.hint and ' ' + d.hint}"
         )
 

@@ -3,17 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-import torch
 
 from parity.broken import described
 from parity.budget import Tolerance
-from parity.capture import to_numpy
 from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
-from parity.pair.inputs import wide
+from parity.pair.inputs import is_floating, wide
 from parity.pair.trees import read_tree
 from parity.rule_sources import source_of
 from parity.rules import Rule, map_names
@@ -23,6 +22,20 @@ from twinstep.errors import UserError
 ADDED = Tolerance("relative", 2.0**-22, "a sum that the port's owner made in float32")
 
 Convert = Callable[[dict[str, Any]], Any]
+
+
+class State(NamedTuple):
+    """torch's parameters and buffers."""
+
+    arrays: dict[str, np.ndarray]  # each once, under the first of its names; counters are left out
+    others: dict[str, np.ndarray]  # counters, and what `state_dict()` alone has
+    first: dict[str, str]  # name in `state_dict()` -> the name of the same array above
+
+    @property
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """By all the names of `state_dict()`; a tied array is the same object under each."""
+        held = {**self.arrays, **self.others}
+        return {name: held[first] for name, first in self.first.items()}
 
 
 @dataclass
@@ -65,11 +78,12 @@ class Carried:
         return once - summed
 
 
-def by_rules(rules: Sequence[Rule], arrays: Mapping, leaves: Mapping, first: Mapping[str, str]) -> Carried:
-    """As the rules say. Raises UserError for names that do not match up.
+def by_rules(rules: Sequence[Rule], state: State, leaves: Mapping) -> Carried:
+    """As the rules say, from all names of `state_dict()`. Raises UserError for names that do not match up.
 
-    arrays: all of `state_dict()`. first: the first of the names of each, which the gradient of a tied one has.
+    A tied array has its gradient under the first of its names.
     """
+    arrays, first = state.state_dict, state.first
     shapes = shapes_of(arrays)
     wanted = shapes_of(leaves)
     fed = map_names(rules, arrays, leaves)
@@ -88,41 +102,34 @@ def shapes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: x.shape for name, x in arrays.items()}
 
 
-def by_conversion(convert: Convert, state: Mapping[str, torch.Tensor], arrays: Mapping[str, np.ndarray]) -> Carried:
+def by_conversion(convert: Convert, state: State) -> Carried:
     """By what `convert` does with other numbers, all different: equal arrays (norms of ones) are told apart.
 
     What it adds to a leaf (Haiku's one for the forget gate) is found with zeros, and taken off before. The numbers are
-    integers, whose sums are exact. arrays: those that may feed a leaf, each once. Tied arrays stay equal. Raises
-    UserError for a `convert` that raises.
+    integers, whose sums are exact. Tied arrays stay equal. Raises UserError for a `convert` that raises.
     """
     random = np.random.default_rng(0)
-    moved: dict[Any, torch.Tensor] = {}
-    for tensor in state.values():
-        if tensor.is_floating_point() and place_of(tensor) not in moved:
-            most = 2**22 if torch.finfo(tensor.dtype).bits > 16 else 2**7  # that the type holds exactly
-            noise = torch.from_numpy(random.integers(-most, most, tuple(tensor.shape)))
-            moved[place_of(tensor)] = noise.to(tensor)
-    given = {name: moved.get(place_of(tensor), tensor) for name, tensor in state.items()}
-    zeros = {name: torch.zeros_like(x) if x.is_floating_point() else x for name, x in given.items()}
+    moved: dict[str, np.ndarray] = {}
+    for name, x in state.state_dict.items():
+        if is_floating(x) and state.first[name] not in moved:
+            most = 2**22 if jnp.finfo(x.dtype).bits > 16 else 2**7  # that the type holds exactly
+            moved[state.first[name]] = random.integers(-most, most, x.shape).astype(x.dtype)
+    given = {name: moved.get(state.first[name], x) for name, x in state.state_dict.items()}
+    zeros = {name: np.zeros_like(x) if is_floating(x) else x for name, x in given.items()}
     leaves, added = (converted(convert, numbers).arrays for numbers in (given, zeros))
-    others = {name: to_numpy(given[name]) for name in arrays if name in given}
-    found = by_value({**arrays, **others}, {leaf: x - added[leaf] for leaf, x in leaves.items()})
+    others = {name: given[name] for name in state.arrays if name in given}
+    found = by_value({**state.arrays, **others}, {leaf: x - added[leaf] for leaf, x in leaves.items()})
     constants = {leaf: added[leaf] for leaf in found.sources if added[leaf].any()}
     return replace(found, constants=constants)
 
 
-def converted(convert: Convert, state: Mapping[str, torch.Tensor]) -> Any:
+def converted(convert: Convert, state: Mapping[str, Any]) -> Any:
     """The parameters that `convert` makes, read as a tree. Raises UserError if it raises."""
     try:
         params = convert(dict(state))
     except Exception as error:
         raise UserError(f"convert raises {described(error)}") from error
     return read_tree(params, "what convert returns")
-
-
-def place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Equal for tied tensors."""
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 def compare_weights(ledger: Ledger, carried: Carried, arrays: Mapping[str, np.ndarray], leaves: Mapping) -> None:

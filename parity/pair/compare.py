@@ -20,11 +20,10 @@ from parity.pair.equals import told_apart
 from parity.pair.inputs import read_inputs
 from parity.pair.lines import wrong_lines
 from parity.pair.loss import Output, jax_projection, torch_projection
-from parity.pair.models import JaxModel, Pass, TorchModel, move_weights, own_copy
+from parity.pair.models import JaxModel, Pass
 from parity.pair.setup import (
     AUTO,
     Rules,
-    arrays_of,
     carry,
     one_by_one,
     pair_layers,
@@ -33,8 +32,9 @@ from parity.pair.setup import (
     read_port,
 )
 from parity.pair.stages import Compared, compare_pass
+from parity.pair.torch_model import TorchModel, arrays_of, move_weights, of_tensors, own_copy, state_of
 from parity.pair.updates import Optimizers, compare_updates
-from parity.pair.written import known_rounding
+from parity.pair.written import judged_pass
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
 from parity.result import Result
@@ -111,10 +111,10 @@ def compare(
         original = own_copy(module, torch_side)
         read = read_inputs(inputs, "inputs")
         port_read = read if jax_inputs is None else read_inputs(jax_inputs, "jax_inputs")
-        start = arrays_of(original)
-        held = read_port(params, convert, original, buffers)
-        carried = carry(weights, convert, original, held)
-        compare_weights(ledger, carried, start, held.arrays)
+        start, of_arrays = state_of(original), of_tensors(convert, torch_side)
+        held = read_port(params, of_arrays, start, buffers)
+        carried = carry(weights, of_arrays, start, held)
+        compare_weights(ledger, carried, start.arrays, held.arrays)
 
         chosen: list[Output] = []  # known once the shapes of the outputs are
         torch_loss, jax_loss = losses or (projection(torch_projection, chosen), projection(jax_projection, chosen))
@@ -128,17 +128,13 @@ def compare(
             ours: Pass | None = None
             try:
                 ledger.now("activations", "function")
-                chosen += pair_outputs(reference, port, leaves, state, outputs, where)
+                chosen += pair_outputs(reference.outputs(), port, leaves, state, outputs, where)
                 theirs, ours = port.run(leaves, state), reference.run()
                 theirs = one_by_one(theirs, layers, ours)
-                carried = told_apart(carried, start, ours.param_gradients, theirs.param_gradients)
+                carried = told_apart(carried, start.arrays, ours.param_gradients, theirs.param_gradients)
                 what = Compared(chosen, pair_layers(layers, ours, theirs, carried), carried, where, losses is None)
-                passed = Ledger(dtype)
-                compare_pass(passed, what, ours, theirs, None if wide else truth.run())
-                if wide and passed.judge()[2] is not None:
-                    known = known_rounding(what, reference, port, leaves, state, (ours, theirs))
-                    passed = Ledger(dtype)
-                    compare_pass(passed, what._replace(known=known), ours, theirs, None)
+                written = (reference.as_written, lambda: port.as_written(leaves, state)) if wide else None
+                passed = judged_pass(Ledger(dtype), what, ours, theirs, None if wide else truth.run(), written)
                 ledger.entries |= passed.entries
                 if wide:
                     wrong = wrong_lines(ledger.judge(), what, reference, port, leaves, state)

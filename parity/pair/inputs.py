@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import torch
 
-from parity.capture import to_numpy
+from parity.capture import is_tensor, to_numpy
 from twinstep.errors import UserError
 
 
@@ -54,7 +53,7 @@ def read_inputs(inputs: Any, what: str) -> Inputs:
 
 def read_input(x: Any, what: str) -> Any:
     """One argument: an array where it is one, or a list of numbers."""
-    if isinstance(x, torch.Tensor):
+    if is_tensor(x):
         x = to_numpy(x)
     elif hasattr(x, "__array__") or (isinstance(x, list | tuple) and is_numeric(x)):
         x = np.asarray(x)
@@ -62,7 +61,7 @@ def read_input(x: Any, what: str) -> Any:
         return x
     if x.size == 0:
         raise UserError(f"{what} has shape {x.shape}, so no elements; nothing could be compared")
-    if jnp.issubdtype(x.dtype, jnp.floating):
+    if is_floating(x):
         wide = x.astype(np.float64)
         mask = bool(np.all((wide == 0) | (wide == -np.inf)))
         if not mask and not np.isfinite(wide).all():
@@ -81,4 +80,9 @@ def is_numeric(x: Any) -> bool:
 
 def wide(x: np.ndarray) -> np.ndarray:
     """Floating point as float64, all else as it is."""
-    return x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    return x.astype(np.float64) if is_floating(x) else x
+
+
+def is_floating(x: np.ndarray) -> bool:
+    """Whether its numbers are floating point, bfloat16 included."""
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))

@@ -12,9 +12,10 @@ from parity.lines.graph import Graph
 from parity.lines.line import Lines
 from parity.lines.record_jax import record_jax
 from parity.lines.record_torch import record_torch
-from parity.pair.models import JaxModel, TorchModel, output_name
+from parity.pair.models import JaxModel, output_name
 from parity.pair.outputs import floating
 from parity.pair.stages import Compared
+from parity.pair.torch_model import TorchModel
 from parity.result import Divergence, TensorResult
 
 

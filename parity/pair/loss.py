@@ -1,14 +1,16 @@
 """A loss for models without one: every number of the outputs counts, each with a weight of its own."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 from parity.pair.outputs import floating
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Output(NamedTuple):
@@ -28,8 +30,10 @@ def random_weights(shape: tuple[int, ...], seed: int, where: np.ndarray | None) 
     return weights
 
 
-def torch_projection(outputs: list[Output], output: Any) -> torch.Tensor:
+def torch_projection(outputs: list[Output], output: Any) -> "torch.Tensor":
     """The sum of all outputs times their weights, in float32 or wider; what is not finite (a masked logit) is 0."""
+    import torch
+
     found = floating(output)
     parts = []
     for one in outputs:

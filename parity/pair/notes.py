@@ -1,9 +1,7 @@
 """Sentences to read beside a verdict: what has no counterpart, what was cast, what did not run."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from parity.budget import BULK, TOLERANCES
 from parity.exercised import Lines, not_run
@@ -12,6 +10,9 @@ from parity.pair.layers import is_output
 from parity.pair.models import Pass
 from parity.pair.stages import Compared
 from parity.result import Divergence, TensorResult
+
+if TYPE_CHECKING:
+    import torch
 
 MOST = 8  # names in one sentence
 
@@ -47,8 +48,10 @@ def of_narrow(parts: Sequence[str]) -> list[str]:
     return [f"Not widened to float64, and computed as written in JAX: {some(parts)}."] if parts else []
 
 
-def of_dropout(module: torch.nn.Module) -> list[str]:
+def of_dropout(module: "torch.nn.Module") -> list[str]:
     """Modules that drop at random: no port can match their masks."""
+    import torch
+
     kinds = torch.nn.modules.dropout._DropoutNd
     dropping = [
         name for name, part in module.named_modules() if isinstance(part, kinds) and part.training and part.p > 0

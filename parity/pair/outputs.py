@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
-from parity.capture import parts_of
+from parity.capture import is_tensor, parts_of
 from twinstep.errors import UserError
 
 
@@ -18,7 +17,7 @@ def floating(output: Any, path: str = "") -> dict[str, Any]:
 
     Goes into tuples, lists, dicts (Hugging Face's `ModelOutput` is one) and dataclasses; all else is left out.
     """
-    if isinstance(output, torch.Tensor):
+    if is_tensor(output):
         return {path: output} if output.dtype.is_floating_point else {}
     if isinstance(output, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
         return {path: output} if jnp.issubdtype(output.dtype, jnp.floating) else {}

@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
-from parity.capture import to_numpy
 from parity.pair import carrying, layers
-from parity.pair.carrying import Carried, Convert, converted, place_of
+from parity.pair.carrying import Carried, Convert, State, converted
 from parity.pair.loss import Output, random_weights
-from parity.pair.models import COUNTERS, JaxModel, Pass, TorchModel
+from parity.pair.models import JaxModel, Pass
 from parity.pair.outputs import axes_between, floating, match_outputs
 from parity.pair.trees import Tree, read_tree
 from parity.rules import Rule
@@ -37,14 +35,12 @@ class Port(NamedTuple):
         return tuple({n: arrays[n] for n in tree.arrays} if tree else {} for tree in self)  # type: ignore[return-value]
 
 
-def read_port(params: Any, convert: Convert | None, module: torch.nn.Module, buffers: Any) -> Port:
+def read_port(params: Any, convert: Convert | None, state: State, buffers: Any) -> Port:
     """Raises UserError where there are no parameters."""
     if params is None and convert is None:
         raise UserError("params is None; pass the port's parameters, or convert=, which makes them")
     tree = (
-        read_tree(params, "params")
-        if convert is None or params is not None
-        else converted(convert, module.state_dict())
+        read_tree(params, "params") if convert is None or params is not None else converted(convert, state.state_dict)
     )
     held = None if buffers is None else read_tree(buffers, "buffers")
     if held is not None and (both := sorted(set(tree.arrays) & set(held.arrays))):
@@ -52,37 +48,29 @@ def read_port(params: Any, convert: Convert | None, module: torch.nn.Module, buf
     return Port(tree, held)
 
 
-def arrays_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Parameters and buffers as NumPy arrays, each once, under the first of its names; counters are left out."""
-    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: to_numpy(tensor) for name, tensor in held.items() if not name.endswith(COUNTERS)}
-
-
-def carry(weights: Rules, convert: Convert | None, module: torch.nn.Module, port: Port) -> Carried:
+def carry(weights: Rules, convert: Convert | None, state: State, port: Port) -> Carried:
     """How the port's leaves are made of torch's arrays. Raises UserError for rules that do not match up."""
-    arrays = arrays_of(module)
     if weights != AUTO:
-        state = module.state_dict()
-        first: dict[Any, str] = {}
-        names = {name: first.setdefault(place_of(tensor), name) for name, tensor in state.items()}
-        return carrying.by_rules(weights, {n: to_numpy(x) for n, x in state.items()}, port.arrays, names)
+        return carrying.by_rules(weights, state, port.arrays)
     if convert is not None:
-        found = carrying.by_conversion(convert, module.state_dict(), arrays)
+        found = carrying.by_conversion(convert, state)
         if set(found.sources) | set(found.missing) == set(port.arrays):
             return found
-    return carrying.by_value(arrays, port.arrays)
+    return carrying.by_value(state.arrays, port.arrays)
 
 
 def pair_outputs(
-    reference: TorchModel,
+    ours: Mapping[str, np.ndarray],
     port: JaxModel,
     leaves: Mapping[str, Any],
     buffers: Mapping[str, Any],
     given: Mapping[str, str] | None,
     where: np.ndarray | None,
 ) -> list[Output]:
-    """Which output is compared with which, in which layout. Raises UserError where that cannot be known."""
-    ours = reference.outputs()  # first, since a module that raises is bad input
+    """Which output is compared with which, in which layout. Raises UserError where that cannot be known.
+
+    ours: torch's, by path.
+    """
     theirs = floating(port.shapes(leaves, buffers))
     values: dict[str, np.ndarray] = {}
     found = []

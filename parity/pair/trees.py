@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import torch
 
-from parity.capture import to_numpy
+from parity.capture import is_tensor, to_numpy
 from twinstep.errors import UserError
 
 VALUES = ("value", "raw_value")  # the attribute of an NNX variable that holds its array
@@ -36,7 +35,7 @@ def read_tree(tree: Any, what: str) -> Tree:
         if name in arrays:
             raise UserError(f"{what} has two leaves of the name {name!r}; rename one of their keys")
         names.append(name)
-        arrays[name] = to_numpy(leaf) if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
+        arrays[name] = to_numpy(leaf) if is_tensor(leaf) else np.asarray(leaf)
     if not arrays:
         raise UserError(f"{what} holds no array; pass the port's parameters, a pytree of arrays")
     leaves = [leaf for _, leaf in paths]
@@ -57,7 +56,7 @@ def is_array(leaf: Any) -> bool:
     """Whether NumPy can hold it as numbers."""
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return False
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | torch.Tensor) or is_variable(leaf)
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic) or is_tensor(leaf) or is_variable(leaf)
 
 
 def name_of(path: tuple[Any, ...], leaf: Any) -> str:

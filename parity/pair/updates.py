@@ -12,8 +12,9 @@ from parity.broken import of_port
 from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
 from parity.pair.carrying import Carried
-from parity.pair.models import JaxModel, TorchModel
+from parity.pair.models import JaxModel
 from parity.pair.moments import compare_moments
+from parity.pair.torch_model import TorchModel
 
 Optimizers = tuple[Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer], optax.GradientTransformation]
 

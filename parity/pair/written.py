@@ -4,15 +4,16 @@ A rotary table that is kept as a buffer, a constant: widened later, they keep th
 tensor is known from the same pass with the code's own casts at work, which rounds at least as much.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from parity.broken import PortError
 from parity.budget import relative
-from parity.pair.models import JaxModel, Pass, TorchModel, output_name
-from parity.pair.stages import Compared
+from parity.ledger import Ledger
+from parity.pair.models import Pass, output_name
+from parity.pair.stages import Compared, compare_pass
 from twinstep.errors import UserError
 
 MOST = 1e-2  # a larger distance is no rounding: masks that are drawn anew, say
@@ -20,29 +21,37 @@ MOST = 1e-2  # a larger distance is no rounding: masks that are drawn anew, say
 Known = dict[tuple[str, str], float]  # stage and tensor -> relative L2 distance
 
 
-def known_rounding(
-    what: Compared,
-    reference: TorchModel,
-    port: JaxModel,
-    leaves: Mapping[str, Any],
-    buffers: Mapping[str, Any],
-    passes: tuple[Pass, Pass],
-) -> Known:
+Written = tuple[Callable[[], Pass], Callable[[], Pass]]  # torch's pass and the port's, with their casts at work
+
+
+def judged_pass(
+    empty: Ledger, what: Compared, ours: Pass, theirs: Pass, truth: Pass | None, written: Written | None
+) -> Ledger:
+    """A ledger of one pass, of which the known rounding is allowed for where it does not agree without.
+
+    written: in float64.
+    """
+    passed = replace(empty, entries={})
+    compare_pass(passed, what, ours, theirs, truth)
+    if written is None or passed.judge()[2] is None:
+        return passed
+    passed = replace(empty, entries={})
+    compare_pass(passed, what._replace(known=known_rounding(what, (ours, theirs), written)), ours, theirs, truth)
+    return passed
+
+
+def known_rounding(what: Compared, passes: tuple[Pass, Pass], written: Written) -> Known:
     """Of every tensor, the larger of both sides' distances. passes: theirs widened, torch's and the port's.
 
     A side that cannot run in float64 as it is written has none.
     """
-    ours, theirs = passes
     found: Known = {}
-    for side, wide, run in (
-        ("torch", ours, reference.as_written),
-        ("jax", theirs, lambda: port.as_written(leaves, buffers)),
-    ):
+    for side, wide, run in zip(("torch", "jax"), passes, written, strict=True):
         try:
-            written = run()
+            own = run()
         except (PortError, UserError, RuntimeError):
             continue
-        for key, distance in distances(what, side, wide, written).items():
+        for key, distance in distances(what, side, wide, own).items():
             found[key] = max(found.get(key, 0.0), distance if distance <= MOST else 0.0)
     return found
 

@@ -1,6 +1,6 @@
 """What a report says of tensors that diverge, or come near it: where, by how much, and how they are wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from parity.report.causes import causes
 from parity.report.heat import Comparison, comparisons
@@ -38,18 +38,18 @@ def first_divergence(result: Result) -> Iterator[Markup]:
                 before = t.tensor
     if before is not None:
         values["last within budget before it"] = element("code", before)
-    values |= differing(d)
+    values |= differing(d, result.sides)
     yield section("First divergence", facts("What comes after it is reported below, but not blamed.", values))
 
 
-def differing(d: Divergence) -> dict[str, object]:
+def differing(d: Divergence, sides: Sequence[str]) -> dict[str, object]:
     """How the first divergence is wrong, and what computes it."""
     said: dict[str, object] = {}
     if d.guess:
         said["how it is wrong"] = d.guess
     if d.diagnosis is not None:
-        said["furthest off"] = worst_element(d.diagnosis)
-        said["norm, JAX's by PyTorch's"] = near_one(d.diagnosis.norm_ratio)
+        said["furthest off"] = worst_element(d.diagnosis, sides)
+        said[f"norm, {sides[1]}'s by {sides[0]}'s"] = near_one(d.diagnosis.norm_ratio)
         said["cosine between the two"] = near_one(d.diagnosis.cosine)
     for side, name in (("torch", "PyTorch"), ("jax", "JAX")):
         if d.code:
@@ -68,11 +68,12 @@ def causes_table(result: Result) -> Markup:
         row: list[object] = [element("code", t.tensor), t.stage, c.step, t.init, t.group or NONE]
         row += [f"✗ {share(c.share)}", number(c.relative_l2)]
         row.append("; ".join(filter(None, (t.note, d.guess if d else ""))) or NONE)
-        found = [worst_element(d), near_one(d.norm_ratio), near_one(d.cosine)] if d else [NONE] * 3
+        found = [worst_element(d, result.sides), near_one(d.norm_ratio), near_one(d.cosine)] if d else [NONE] * 3
         rows.append([*row, *found])
     caption = f"{min(len(listed), MOST)} of {count(len(listed), 'tensor')} wrong where nothing before is."
     if rest:
-        caption += f" {count(rest, 'more follows', 'more follow')} from them. Norms: JAX's by PyTorch's."
+        reference, port = result.sides
+        caption += f" {count(rest, 'more follows', 'more follow')} from them. Norms: {port}'s by {reference}'s."
     return section("Where it diverges", table(caption, head, rows))
 
 

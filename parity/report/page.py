@@ -69,9 +69,10 @@ def stage_table(result: Result) -> Markup:
             if s.relative_l2:
                 worst = join([element("code", s.tensor), " ", element("span", f"({s.init})", class_="soft")])
             rows.append([name, verdict, worst, *stage_numbers(s).values()])
-    caption = "In order; each stage starts from what PyTorch had before it, so an error shows where it arises."
+    reference, port = result.sides
+    caption = f"In order; each stage starts from what {reference} had before it, so an error shows where it arises."
     if any(stage.median_ratio is not None for stage in result.stages.values()):
-        caption += " Error ratio: JAX's error against float64, divided by PyTorch's own."
+        caption += f" Error ratio: {port}'s error against float64, divided by {reference}'s own."
     head = ["step", "relative L2", "budget", "budget used", "error ratio", "median ratio", "compared", "unchecked"]
     return table(caption, ["stage", "verdict", "worst tensor", *head], rows)
 

@@ -47,7 +47,7 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
     """
     console.print(Text(f"{MARKS[result.verdict]} {printable(result.sentence)}", style=COLORS[result.verdict]))
     if result.first_divergence is not None:
-        for line in told(result.first_divergence):
+        for line in told(result.first_divergence, result.sides):
             console.print(Text(printable(line)))
     print_lines(result, console)
     for note in notes(result):
@@ -65,13 +65,13 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
         console.print(Text(printable(f"Written to {files[0].parent}: {names}")))
 
 
-def told(d: Divergence) -> list[str]:
+def told(d: Divergence, sides: Sequence[str]) -> list[str]:
     """What stands below the sentence: both values where they are furthest apart, and the code on either side."""
     lines = []
     if d.diagnosis is not None:
         lines.append(
-            f"Furthest off: {worst_element(d.diagnosis)}; norm {near_one(d.diagnosis.norm_ratio)} times PyTorch's, "
-            f"cosine {near_one(d.diagnosis.cosine)}."
+            f"Furthest off: {worst_element(d.diagnosis, sides)}; norm {near_one(d.diagnosis.norm_ratio)} times "
+            f"{sides[0]}'s, cosine {near_one(d.diagnosis.cosine)}."
         )
     if d.code:
         lines.append(f"Computed by {d.code['torch']} in PyTorch, {d.code['jax']} in JAX.")

@@ -1,6 +1,7 @@
 """Numbers and names as a reader of any report sees them."""
 
 import math
+from collections.abc import Sequence
 
 from parity.result import Diagnosis
 
@@ -81,7 +82,7 @@ def values(d: Diagnosis) -> tuple[str, str]:
     return f"{d.reference:.{digits + 1}g}", f"{d.port:.{digits + 1}g}"
 
 
-def worst_element(d: Diagnosis) -> str:
-    """Both values, and where."""
+def worst_element(d: Diagnosis, sides: Sequence[str] = ("PyTorch", "JAX")) -> str:
+    """Both values, and where. sides: a result's."""
     reference, port = values(d)
-    return f"{reference} in PyTorch, {port} in JAX at {at(d)}"
+    return f"{reference} in {sides[0]}, {port} in {sides[1]} at {at(d)}"

@@ -9,7 +9,7 @@ from flax import linen
 from torch import nn
 
 import parity
-from parity.pair.carrying import by_rules, by_value
+from parity.pair.carrying import State, by_rules, by_value
 from parity.pair.layers import tags_of
 from parity.pair.trees import read_tree
 from parity.rules import Rule
@@ -25,7 +25,7 @@ def array(*shape):
 
 
 def carried(rules, arrays, leaves):
-    return by_rules(rules, arrays, leaves, {name: name for name in arrays})
+    return by_rules(rules, State(arrays, {}, {name: name for name in arrays}), leaves)
 
 
 LAYERS = {f"layers.{i}.w": array(5, 3) for i in (0, 10, 2)}  # in the order of their numbers, not of their names

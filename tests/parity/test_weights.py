@@ -7,7 +7,7 @@ import jax_impl.models as jax_models
 import torch_ref.models as torch_models
 from jax_impl.tree import flatten
 from parity.own_bridge import jax_to_torch, torch_to_jax
-from parity.pair.carrying import by_rules
+from parity.pair.carrying import State, by_rules
 from parity.rules import Rule, map_names
 from parity.weights import carry_to_jax
 from twinstep.config import MLPConfig
@@ -78,7 +78,7 @@ def test_rules_rename_and_transpose_and_their_inverse_undoes_both():
     like = {"Conv_1.kernel": np.zeros((3, 2, 4, 5)), "Conv_1.bias": np.zeros(5)}
     leaves = carry_to_jax(map_names(rules, arrays, like), arrays, like)
     assert leaves["Conv_1.kernel"][2, 1, 3, 4] == arrays["conv1.weight"][4, 3, 2, 1]
-    back = by_rules(rules, arrays, leaves, {name: name for name in arrays}).back(leaves)
+    back = by_rules(rules, State(arrays, {}, {name: name for name in arrays}), leaves).back(leaves)
     np.testing.assert_array_equal(back["conv1.weight"], arrays["conv1.weight"])
 
 
