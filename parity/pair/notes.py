@@ -10,6 +10,7 @@ from parity.exercised import Lines, not_run
 from parity.lines.line import Line
 from parity.pair.layers import is_output
 from parity.pair.models import Pass
+from parity.pair.recipe import STAGES, Recipe
 from parity.pair.stages import Compared
 from parity.result import Divergence, TensorResult
 
@@ -58,6 +59,15 @@ def of_dropout(module: torch.nn.Module) -> list[str]:
     return [
         f"In train mode these drop at random, which no port can match: {some(dropping)}; set p to 0, or call eval()."
     ]
+
+
+def of_recipe(recipe: Recipe) -> list[str]:
+    """The stages of a recipe of which nothing was handed in; none where only the model is compared."""
+    missing = [stage for name, stage in STAGES.items() if getattr(recipe, name) is None]
+    if not recipe.given or not missing:
+        return []
+    arguments = [f"{name}=" for name, stage in STAGES.items() if stage in missing]
+    return [f"Not compared, since nothing of it was handed in ({', '.join(arguments)}): {', '.join(missing)}."]
 
 
 def interval(first: Divergence | None, tensors: Sequence[TensorResult], ours: Pass | None) -> list[str]:
