@@ -14,7 +14,7 @@ from parity.ledger import Ledger
 from parity.pair.recipe import Clip
 from twinstep.errors import UserError
 
-SCALES = [10.0**power for power in range(1, 9)]  # of the gradients, among which clipping does and does not change them
+SCALES = [10.0**power for power in (1, 2, 3, 4, 6, 8, 12, 16)]  # of the gradients: clipping changes some of them
 TORCH_EPS = 1e-6  # which `torch.nn.utils.clip_grad_norm_` adds to the norm, and optax does not
 EPS_NOTE = (
     "Clipping differs just by the 1e-6 that torch.nn.utils.clip_grad_norm_ adds to the norm by which it divides, and "
@@ -88,6 +88,10 @@ def compare_clipping(
         if active[scale] and EPS_NOTE not in notes and differs_by_eps(scaled, ours, port, names & gradients.keys()):
             notes.append(EPS_NOTE)
     if step == 0:
+        if not any(active.values()) and any(x.any() for x in whole.values()):
+            raise UserError(
+                "clip[0] changes no gradient, however large; it must clip the .grad of what it gets in place"
+            )
         notes.append(said(active))
 
 
@@ -111,12 +115,13 @@ def changes(before: Named, after: Named) -> bool:
 
 def said(active: Mapping[float, bool]) -> str:
     """What was compared, for people."""
-    words = {True: "changes the gradients", False: "leaves the gradients alone"}
-    first = f"Clipping {words[active[1.0]]} of the first step as they are"
-    for scale, other in active.items():
-        if other != active[1.0]:
-            return f"{first}, and {words[other].replace('the gradients', 'them')} times {scale:g}: both were compared."
-    return f"{first}, and at every other size: only that was compared."
+    now, *others = active
+    if not others:
+        return "Clipping changes gradients of every size, so only that was compared."
+    words = ("changes", "leaves alone") if active[now] else ("leaves alone", "changes")
+    return (
+        f"Clipping {words[0]} the gradients of the first step, and {words[1]} {others[0]:g} times them: both compared."
+    )
 
 
 def differs_by_eps(before: Named, ours: Named, theirs: Named, names: set[str]) -> bool:

@@ -105,7 +105,8 @@ def untraced(function: Callable[..., Any], *args: Any) -> Any:
 
 def scalar(x: Any, what: str) -> np.float64:
     """A single number of either framework. Raises UserError for anything else."""
-    x = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-    if x.size != 1 or not (x.dtype == bool or jax.numpy.issubdtype(x.dtype, np.number)):
-        raise UserError(f"{what} is an array of shape {x.shape} and type {x.dtype}; it must be one number")
-    return np.float64(x.reshape(()))
+    array = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    if array.size != 1 or not (array.dtype == bool or jax.numpy.issubdtype(array.dtype, np.number)):
+        shape = f"an array of shape {array.shape}" if array.ndim else f"of type {type(x).__name__}"
+        raise UserError(f"{what} is {shape}; it must be one number")
+    return np.float64(array.reshape(()))

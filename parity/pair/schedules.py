@@ -107,8 +107,22 @@ def compare_schedules(ledger: Ledger, recipe: Recipe, module: torch.nn.Module, n
     if rest := list(range(len(port), ours.shape[1])):
         notes.append(f"Parameter groups of torch's optimizer without a schedule in JAX, not compared: {rest}.")
     compare_schedule(ledger, GIVEN, curves(ours.T[: len(port)]), curves(port))
-    if (ours == ours[:1]).all():
+    for late in (1, -1):
+        if recipe.steps > 2 and not flat(ours) and shifted(ours[:, 0], port[0], late):
+            notes.append(f"The port's learning rate is torch's of one step {'later' if late > 0 else 'before'}.")
+    if flat(ours):
         notes.append(FLAT.format(recipe.steps))
+
+
+def flat(rates: np.ndarray) -> bool:
+    """Whether every group has one rate at all steps."""
+    return bool((rates == rates[:1]).all())
+
+
+def shifted(ours: np.ndarray, theirs: np.ndarray, late: int) -> bool:
+    """Whether the port's rates are those of another step of torch's."""
+    a, b = (ours[1:], theirs[:-1]) if late > 0 else (ours[:-1], theirs[1:])
+    return np.allclose(a, b, rtol=1e-9, atol=0) and not np.allclose(ours, theirs, rtol=1e-9, atol=0)
 
 
 def curves(rates: Iterable[np.ndarray]) -> dict[str, np.ndarray]:

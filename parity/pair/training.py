@@ -99,7 +99,10 @@ class JaxOptimizer:
         """A tree like the parameters by the names of their leaves."""
         if isinstance(tree, dict) and tree.keys() == set(self.names):
             return tree
-        return dict(zip(self.names, jax.tree.leaves(tree), strict=True))
+        leaves = jax.tree.leaves(tree)
+        if len(leaves) != len(self.names):
+            raise TypeError(f"it returns {len(leaves)} arrays where there are {len(self.names)} gradients")
+        return dict(zip(self.names, leaves, strict=True))
 
     def own_casts(self) -> list[Line]:
         """The lines of the user's that cast; a library's are of the same kind on both sides."""
