@@ -19,6 +19,7 @@ from parity.pair.carrying import Convert, compare_weights
 from parity.pair.equals import told_apart
 from parity.pair.inputs import read_inputs
 from parity.pair.loss import Output, jax_projection, torch_projection
+from parity.pair.masks import fitting
 from parity.pair.metrics import compare_metrics
 from parity.pair.models import JaxModel, Pass, TorchModel, move_weights, own_copy
 from parity.pair.recipe import Batches, Clip, Metrics, Optimizers, Recipe, Schedules, read_recipe
@@ -153,7 +154,9 @@ def compare(
                 compare_schedules(ledger, recipe, original, said)
                 ledger.now("activations", "function")
                 chosen += pair_outputs(reference, port, leaves, state, outputs, where)
-                theirs, ours = port.run(leaves, state), reference.run()
+                ours = reference.run()
+                port.masks = fitting(ledger, ours.masks, port.draws(leaves, state) if ours.masks else [], said)
+                theirs = port.run(leaves, state)
                 theirs = one_by_one(theirs, layers, ours)
                 carried = told_apart(carried, start, ours.param_gradients, theirs.param_gradients)
                 what = Compared(chosen, pair_layers(layers, ours, theirs, carried), carried, where, losses is None)
@@ -180,7 +183,7 @@ def compare(
         stages, tensors, first = ledger.judge()
         said += notes.of_rounding(tensors)
         said += notes.of_recipe(recipe)
-        said = [*notes.interval(first, tensors, ours), *carried.doubts, *said, *notes.of_dropout(original)]
+        said = [*notes.interval(first, tensors, ours), *carried.doubts, *said, *notes.of_dropout(original, port.masks)]
         said += [
             *notes.of_casts(truth.casts, port.casts),
             *notes.of_narrow(port.narrow),

@@ -14,6 +14,7 @@ from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
 from parity.pair.inputs import Inputs
 from parity.pair.loss import Output
+from parity.pair.masks import recorded
 from parity.pair.models import JaxModel, TorchModel, replaced
 from parity.pair.outputs import floating
 from parity.pair.recipe import Recipe, scalar, untraced
@@ -44,7 +45,7 @@ def compare_metrics(
         return
     for step in watched_steps(recipe.steps) if recipe.batches is not None else [0]:
         ledger.now("evaluation", "metrics", step)
-        with model.arithmetic(), torch.no_grad():
+        with model.arithmetic(), torch.no_grad(), recorded():
             output, inputs = replace(model, inputs=recipe.ours[step]).call()
             ours = torch_numbers(recipe.metrics[0], output, inputs)
         found = {one.jax: in_layout(floating(output)[one.torch], one) for one in outputs}

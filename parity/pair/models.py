@@ -16,6 +16,7 @@ from parity.broken import described, of_port
 from parity.capture import capture_jax, capture_torch, to_numpy
 from parity.lines.line import Line
 from parity.pair.inputs import Inputs, wide
+from parity.pair.masks import Draw, Mask, draws_of, recorded, replayed
 from parity.pair.outputs import floating
 from parity.widen_jax import widened as widened_jax
 from parity.widen_torch import widen_module
@@ -35,6 +36,7 @@ class Pass(NamedTuple):
     gradients: dict[str, np.ndarray]
     param_gradients: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]  # after the pass
+    masks: tuple[Mask, ...] = ()  # that torch drew
 
 
 def own_copy(module: Any, device: torch.device) -> torch.nn.Module:
@@ -89,7 +91,7 @@ class TorchModel:
     def outputs(self) -> dict[str, np.ndarray]:
         """The floating arrays of the output by path. Statistics are not changed."""
         before = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        with self.arithmetic(), torch.no_grad():
+        with self.arithmetic(), torch.no_grad(), recorded():
             found = {path: to_numpy(x) for path, x in floating(self.call()[0]).items()}
             for name, buffer in self.module.named_buffers():
                 buffer.copy_(before[name])
@@ -104,15 +106,19 @@ class TorchModel:
         """Forward and backward; a gradient that reaches no parameter is zero, and frozen parameters have none."""
         self.module.zero_grad(set_to_none=True)
         with self.arithmetic() as casts, capture_torch(self.module, OUTPUT) as passes:
-            output, inputs = self.call()
-            loss = self.loss(output, *inputs.args, **inputs.kwargs)
+            with recorded() as masks:
+                output, inputs = self.call()
+                loss = self.loss(output, *inputs.args, **inputs.kwargs)
             if loss.requires_grad:
                 loss.backward()
         self.casts += [cast for cast in casts if cast not in self.casts]
         outputs = {path: to_numpy(x) for path, x in floating(output).items()}
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         gradients = {n: to_numpy(torch.zeros_like(p) if p.grad is None else p.grad) for n, p in trained.items()}
-        return Pass(to_numpy(loss), outputs, passes[0].activations, passes[0].gradients, gradients, self.buffers())
+        found = passes[0]
+        return Pass(
+            to_numpy(loss), outputs, found.activations, found.gradients, gradients, self.buffers(), tuple(masks)
+        )
 
 
 def load(module: torch.nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
@@ -144,6 +150,7 @@ class JaxModel:
     wide: bool
     casts: list[Line] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)  # the primitives that cannot be widened, with their lines
+    masks: tuple[Mask, ...] = ()  # torch's of the pass, which it draws instead of its own
     jitted: Any = None
 
     def __post_init__(self) -> None:
@@ -155,8 +162,12 @@ class JaxModel:
         return {name: jnp.asarray(wide(x) if self.wide else x) for name, x in arrays.items()}
 
     def call(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any], arrays: list[Any]) -> tuple[Any, Any]:
-        """The output and the buffers after it; traceable."""
-        inputs = self.inputs.with_arrays(arrays)
+        """The output and the buffers after it; traceable. arrays: the inputs', and the masks."""
+        with replayed(arrays[len(self.inputs.arrays()) :]):
+            return self.returned(leaves, buffers, self.inputs.with_arrays(arrays))
+
+    def returned(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any], inputs: Inputs) -> tuple[Any, Any]:
+        """What the function returns, with buffers or none."""
         if self.build_buffers is None:
             return self.function(self.build(leaves), *inputs.args, **inputs.kwargs), {}
         found = self.function(self.build(leaves), self.build_buffers(buffers), *inputs.args, **inputs.kwargs)
@@ -172,6 +183,11 @@ class JaxModel:
     def shapes(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> Any:
         """Of the output; nothing is computed."""
         return jax.eval_shape(self.arithmetic(lambda *args: self.call(*args)[0]), leaves, buffers, self.inputs.arrays())
+
+    @of_port()
+    def draws(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> list[Draw]:
+        """The masks that the port draws by itself."""
+        return draws_of(lambda *args: self.call(*args)[1], leaves, buffers, self.inputs.arrays())
 
     @of_port()
     def values(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -193,7 +209,7 @@ class JaxModel:
             self.jitted = jax.jit(lambda leaves, *rest: capture_jax(loss, leaves, *rest))
         given = {name: x for name, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.floating)}
         fixed = {name: x for name, x in leaves.items() if name not in given}
-        found = self.jitted(given, fixed, buffers, self.inputs.arrays())
+        found = self.jitted(given, fixed, buffers, [*self.inputs.arrays(), *(mask.kept for mask in self.masks)])
         host = lambda named: {name: np.asarray(x) for name, x in named.items()}
         outputs, after = found.aux
         return Pass(

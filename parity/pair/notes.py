@@ -9,6 +9,7 @@ from parity.budget import BULK, TOLERANCES
 from parity.exercised import Lines, not_run
 from parity.lines.line import Line
 from parity.pair.layers import is_output
+from parity.pair.masks import Mask
 from parity.pair.models import Pass
 from parity.pair.recipe import STAGES, Recipe
 from parity.pair.stages import Compared
@@ -48,8 +49,10 @@ def of_narrow(parts: Sequence[str]) -> list[str]:
     return [f"Not widened to float64, and computed as written in JAX: {some(parts)}."] if parts else []
 
 
-def of_dropout(module: torch.nn.Module) -> list[str]:
-    """Modules that drop at random: no port can match their masks."""
+def of_dropout(module: torch.nn.Module, replayed: Sequence[Mask]) -> list[str]:
+    """Modules that drop at random: no port can match their masks, unless it is given them."""
+    if replayed:
+        return []
     kinds = torch.nn.modules.dropout._DropoutNd
     dropping = [
         name for name, part in module.named_modules() if isinstance(part, kinds) and part.training and part.p > 0

@@ -1,6 +1,6 @@
 """Both sides' training, step by step: forward, backward, clipping, optimizer, schedule."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import optax
 from parity.broken import is_library, of_port
 from parity.lines.line import Line
 from parity.pair.clipping import clip_in_place, gradients_of, transformation_of
+from parity.pair.masks import Mask
 from parity.pair.models import JaxModel, Pass, TorchModel
 from parity.pair.recipe import Recipe
 from parity.pair.schedules import TorchOptimizer, make_optimizer
@@ -117,12 +118,17 @@ class Trained(NamedTuple):
 
 
 def train_port(
-    port: JaxModel, recipe: Recipe, optimizer: JaxOptimizer, leaves: Named, buffers: Named
+    port: JaxModel,
+    recipe: Recipe,
+    optimizer: JaxOptimizer,
+    leaves: Named,
+    buffers: Named,
+    masks: Sequence[tuple[Mask, ...]],
 ) -> Iterator[Trained]:
-    """A run of the port's own: its gradients, its clipping, its optimizer, its buffers."""
+    """A run of the port's own: its gradients, its clipping, its optimizer, its buffers. masks: torch's, by step."""
     clipping, state = optimizer.start(leaves)
-    for inputs in recipe.theirs:
-        found = replace(port, inputs=inputs).run(leaves, buffers)
+    for inputs, drawn in zip(recipe.theirs, masks, strict=True):
+        found = replace(port, inputs=inputs, masks=drawn).run(leaves, buffers)
         gradients, clipping = optimizer.clip(like(leaves, found.param_gradients), clipping, leaves)
         _, state, leaves = optimizer.update(gradients, state, leaves)
         buffers = {name: jnp.asarray(x) for name, x in found.buffers.items()}

@@ -10,6 +10,7 @@ from parity.budget import EPS, TRAJECTORY_LOSS, relative
 from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
 from parity.pair.clipping import compare_clipping
+from parity.pair.masks import Mask
 from parity.pair.models import JaxModel, TorchModel, load
 from parity.pair.moments import compare_moments
 from parity.pair.recipe import Recipe
@@ -28,6 +29,7 @@ class Run:
 
     losses: list[float] = field(default_factory=list)
     least: list[float] = field(default_factory=list)
+    masks: list[tuple[Mask, ...]] = field(default_factory=list)
     weights: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
@@ -80,6 +82,7 @@ class Updates:
             before = training.model.parameters()
             passed = training.backward(step)
             run.losses.append(float(passed.loss))
+            run.masks.append(passed.masks if self.port.masks else ())
             run.least.append(loss_tolerance(self.ledger, self.what, passed).value)
             watched = step in watched_steps(self.recipe.steps)
             if watched:
@@ -149,7 +152,8 @@ class Updates:
         """The port's own run, as far from torch's as a run of torch's from perturbed parameters may be."""
         self.ledger.now("trajectory", "run")
         losses = []
-        for step, trained in enumerate(train_port(self.port, self.recipe, self.optimizer, self.leaves, self.buffers)):
+        trains = train_port(self.port, self.recipe, self.optimizer, self.leaves, self.buffers, run.masks)
+        for step, trained in enumerate(trains):
             losses.append(float(trained.loss))
             if step in run.weights:
                 back = self.what.carried.back(host(trained.leaves))
