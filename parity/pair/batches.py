@@ -20,17 +20,25 @@ EXACT = Tolerance("exact", 0.0, "indices and labels are copied, not computed")
 ROUNDINGS = 4  # of the narrower type: what scaling and centering may do in another order
 
 
-def with_batches(ledger: Ledger, recipe: Recipe, read: Inputs, port_read: Inputs, notes: list[str]) -> Recipe:
+def with_batches(
+    ledger: Ledger, recipe: Recipe, read: Inputs, port_read: Inputs, any_size: bool, notes: list[str]
+) -> Recipe:
     """The recipe with each side's inputs of every step, which are compared; those of one call where it has no batches.
 
     Where the port's differ from torch's by rounding alone, the port goes on with torch's numbers. Raises UserError for
-    batches that are not of the structure of the inputs, and for torch's pipeline if it raises or ends too early;
-    PortError for the port's.
+    batches that are not of the structure of the inputs (of their shapes too, unless `any_size`), and for torch's
+    pipeline if it raises or ends too early; PortError for the port's.
     """
     if recipe.batches is None:
         return recipe._replace(ours=[read] * recipe.steps, theirs=[port_read] * recipe.steps)
     ledger.now("data", "batches")
     ours = read_batches(recipe.batches[0], recipe.steps, read, "batches[0]", "inputs")
+    for step, batch in enumerate(ours):
+        if not any_size and (shapes := batch.shapes()) != read.shapes():
+            raise UserError(
+                f"batches[0] of step {step} has arrays of the shapes {shapes}, inputs of {read.shapes()}; "
+                "pass losses=, since the loss that is ours is made for one shape of the output"
+            )
     with of_port():
         taken = list(taken_from(recipe.batches[1], recipe.steps, "batches[1]"))
     like = "inputs" if port_read is read else "jax_inputs"

@@ -150,7 +150,7 @@ def compare(
             ours: Pass | None = None
             curves: list[Curve] = []
             try:
-                recipe = with_batches(ledger, recipe, read, port_read, said)
+                recipe = with_batches(ledger, recipe, read, port_read, losses is not None, said)
                 compare_schedules(ledger, recipe, original, said)
                 ledger.now("activations", "function")
                 chosen += pair_outputs(reference, port, leaves, state, outputs, where)

@@ -25,6 +25,10 @@ class Inputs(NamedTuple):
         """All arrays in order."""
         return [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, np.ndarray)]
 
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the arrays."""
+        return [x.shape for x in self.arrays()]
+
     def with_arrays(self, arrays: Sequence[Any]) -> "Inputs":
         """The same with others in their places."""
         rest = iter(arrays)

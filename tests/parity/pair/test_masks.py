@@ -120,6 +120,8 @@ def test_a_run_replays_the_masks_of_each_step():
     optimizers = (lambda ps: torch.optim.SGD(ps, 0.1), optax.sgd(0.1))
     sizes = (3, 2, 3)
     batches = (lambda step: [X[: sizes[step]]],) * 2
-    result = compare(module, plain(), params(module), [X], optimizers=optimizers, batches=batches)
+    losses = (lambda output, x: output.square().mean(), lambda output, x: (output**2).mean())
+    options = {"optimizers": optimizers, "batches": batches, "losses": losses}
+    result = compare(module, plain(), params(module), [X], **options)
     assert result.verdict == "agrees", result.sentence
     assert result.stages["trajectory"].compared == 3 * 5

@@ -380,3 +380,9 @@ def test_a_scheduler_that_needs_the_run_is_refused():
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
     with pytest.raises(UserError, match="makes a ReduceLROnPlateau, whose rates depend on the run"):
         compare_recipe(optimizers=optimizers(), schedules=(plateau, rate))
+
+
+def test_batches_of_other_shapes_need_a_loss():
+    batches = (lambda step: (X[step][:4], Y[step][:4]),) * 2
+    with pytest.raises(UserError, match=r"step 0 has arrays of the shapes \[\(4, 4\), \(4,\)\], .*; pass losses="):
+        compare(Classifier(), port, None, INPUTS, convert=convert, batches=batches)
