@@ -1,7 +1,7 @@
 """One check: the same numbers into both frameworks, every stage compared, the first divergence named."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,8 @@ from parity.generation import compare_generation
 from parity.idle import Idle, find_idle
 from parity.jax_side import JaxSide
 from parity.ledger import Ledger
+from parity.lines.line import Lines
+from parity.own_lines import own_lines
 from parity.own_weights import tokenizer_of, trained_weights
 from parity.places import name_stages, name_tensor
 from parity.platforms import torch_device, with_orthogonalization
@@ -94,6 +96,7 @@ def check_here(
     spread = SPREADS[dtype if dtype == "bfloat16" and request.platform == "cpu" else "float32"]
     ledger, curves, idle = Ledger(dtype, spread), list[Curve](), list[Idle]()
     port: JaxSide | None = None
+    lines: Lines | None = None
     inits, tokenizer = request.inits, None
     reference_of = reference_of or partial(make_reference, platform=request.platform)
     if request.checkpoint is not None:
@@ -116,6 +119,8 @@ def check_here(
                     if port is not None:
                         generates = request.generation and (number, init) == (0, inits[0])
                         compare_stages(ledger, curves, port, reference, data, init, config, generates)
+                if port is not None and dtype == "float64":
+                    lines = lines_of(ledger, config, references, port)
             if number == 0 and request.nudge:
                 own = with_orthogonalization(request.platform, config)
                 idle = find_idle(own, masked, inits[0], references[inits[0]], torch_device(request.platform))
@@ -133,10 +138,24 @@ def check_here(
             curves=curves,
             first_divergence=name_tensor(with_hint(first, request.config.train, request.platform), request.config),
             idle=idle,
+            lines=lines,
             config=to_dict(config),
             environment=environment(request.platform, devices, torch_device(request.platform)),
             seconds=time.monotonic() - started,
         )
+
+
+def lines_of(ledger: Ledger, config: Config, references: Mapping[str, Reference], port: JaxSide) -> Lines | None:
+    """The first wrong line of each side; None where all agrees, or a step cannot be taken again."""
+    judged = ledger.judge()
+    first = judged[2]
+    if first is None or first.init not in references:
+        return None
+    try:
+        with of_port():
+            return own_lines(judged, config, references[first.init].watched, port)
+    except (PortError, UserError):  # what it is has been entered
+        return None
 
 
 def built(ledger: Ledger, make_port: Callable[[], JaxSide], init: str) -> JaxSide | None:

@@ -96,9 +96,15 @@ def probe_names(opt_state: Any) -> dict[int, str]:
 
 def observed_gradients(opt_state: Any) -> tuple[Named, Named]:
     """Gradients before clipping; and after it, as a group receives them where it tells."""
+    before, after = kept_gradients(opt_state)
+    return tuple({name: np.asarray(x) for name, x in one.items()} for one in (before, after))  # type: ignore[return-value]
+
+
+def kept_gradients(opt_state: Any) -> tuple[Named, Named]:
+    """The same as JAX's arrays; traceable."""
     leaves = jax.tree.leaves(opt_state)
     seen: dict[str, Named] = {"before": {}, "after": {}, "received": {}}
     for number, name in probe_names(opt_state).items():
         kind, _, parameter = name.partition("/")
-        seen[kind][parameter] = np.asarray(leaves[number])
+        seen[kind][parameter] = leaves[number]
     return seen["before"], seen["after"] | seen["received"]

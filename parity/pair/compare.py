@@ -13,11 +13,13 @@ from parity.entries import GIVEN
 from parity.environment import environment
 from parity.exercised import source_files, watch_lines
 from parity.ledger import Ledger
+from parity.lines.line import Lines
 from parity.pair import notes
 from parity.pair.batches import with_batches
 from parity.pair.carrying import Convert, compare_weights
 from parity.pair.equals import told_apart
 from parity.pair.inputs import read_inputs
+from parity.pair.lines import wrong_lines
 from parity.pair.loss import Output, jax_projection, torch_projection
 from parity.pair.masks import fitting
 from parity.pair.metrics import compare_metrics
@@ -123,6 +125,7 @@ def compare(
         raise UserError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}")
     recipe = read_recipe(Recipe(optimizers, batches, schedules, clip, metrics, steps), dtype)
     wide, ledger, said = dtype == "float64", Ledger(dtype), list[str]()
+    wrong: Lines | None = None
     seeds = 1 if wide else SEEDS
     jax_side, torch_side = jax_device(platform), torch_device(platform)
     with jax.enable_x64(wide), jax.default_device(jax_side):
@@ -167,6 +170,8 @@ def compare(
                     what, passed = what._replace(known=known), Ledger(dtype)
                     compare_pass(passed, what, ours, theirs, None)
                 ledger.entries |= passed.entries
+                if wide:
+                    wrong = wrong_lines(ledger.judge(), what, reference, port, leaves, state)
                 said += notes.left_out(what, ours, theirs)
                 for seed in range(1, seeds):
                     moved = move_weights(reference, truth, seed)
@@ -201,6 +206,7 @@ def compare(
             curves=curves,
             first_divergence=first,
             needed=list(NEEDED),
+            lines=wrong,
             notes=said,
             environment=environment(platform, [jax_side], torch_side),
             seconds=time.monotonic() - started,

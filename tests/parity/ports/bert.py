@@ -9,7 +9,7 @@ import torch
 from flax import linen
 from transformers import BertConfig, BertModel
 
-from .bug import Bug
+from .bug import GELU, PADDING_MASK, Bug
 
 V, D, F, H, C, L = 50, 24, 48, 4, 6, 2
 B, T = 2, 8
@@ -145,12 +145,44 @@ def pre_norm(x_BTD, update_BTD, norm):
 
 ATTENTION = r"encoder\.layer\.0\.attention.*"
 BUGS = (
-    Bug("Keras' epsilon in the norms", "EPS", 1e-3, r"embeddings\.LayerNorm"),
-    Bug("gelu by tanh, Linen's default", "gelu", linen.gelu, r"encoder\.layer\.0\.intermediate.*"),
-    Bug("positions from 2, as in RoBERTa", "positions", lambda x: 2 + jnp.arange(x.shape[1])[None], r"embeddings.*"),
-    Bug("padding is attended to", "attention", unmasked_attention, ATTENTION),
-    Bug("queries and keys exchanged", "attention", swapped_attention, ATTENTION),
-    Bug("the update is normed, not the sum", "add_and_norm", pre_norm, r"encoder\.layer\.0\.attention\.output.*"),
-    Bug("no residual", "add_and_norm", lambda x, y, norm: norm(y), r"encoder\.layer\.0\.attention\.output.*"),
-    Bug("pooled by the mean", "pool", lambda x_BTD: x_BTD.mean(1), r"pooler.*"),
-)
+    Bug(
+        "Keras' epsilon in the norms", "EPS", 1e-3, r"embeddings\.LayerNorm",
+        torch=("modeling_bert.py:BertEmbeddings.forward: embeddings = self.LayerNorm(embeddings)",),
+        jax=('bert.py:Bert.__call__: x_BTD = layer_norm("norm")(',),
+    ),
+    Bug(
+        "gelu by tanh, Linen's default", "gelu", linen.gelu, r"encoder\.layer\.0\.intermediate.*",
+        torch=("modeling_bert.py:BertIntermediate.forward: hidden_states = self.intermediate_act_fn(", GELU),
+    ),
+    Bug(
+        "positions from 2, as in RoBERTa", "positions", lambda x: 2 + jnp.arange(x.shape[1])[None], r"embeddings.*",
+        torch=(
+            "modeling_bert.py:BertEmbeddings.forward: position_ids = self.position_ids[:, cache_length",
+            "modeling_bert.py:BertEmbeddings.forward: position_embeddings = self.position_embeddings(position_ids)",
+        ),
+    ),
+    Bug(
+        "padding is attended to", "attention", unmasked_attention, ATTENTION,
+        torch=(
+            "modeling_bert.py:eager_attention_forward: attn_weights = attn_weights + attention_mask",
+            "modeling_bert.py:BertModel._create_attention_masks: attention_mask = create_bidirectional_mask(",
+            *PADDING_MASK,
+        ),
+    ),
+    Bug(
+        "queries and keys exchanged", "attention", swapped_attention, ATTENTION,
+        torch=("modeling_bert.py:eager_attention_forward: attn_weights = torch.matmul(query, key",),
+    ),
+    Bug(
+        "the update is normed, not the sum", "add_and_norm", pre_norm, r"encoder\.layer\.0\.attention\.output.*",
+        torch=("modeling_bert.py:BertSelfOutput.forward: hidden_states = self.LayerNorm(hidden_states + ",),
+    ),
+    Bug(
+        "no residual", "add_and_norm", lambda x, y, norm: norm(y), r"encoder\.layer\.0\.attention\.output.*",
+        torch=("modeling_bert.py:BertSelfOutput.forward: hidden_states = self.LayerNorm(hidden_states + ",),
+    ),
+    Bug(
+        "pooled by the mean", "pool", lambda x_BTD: x_BTD.mean(1), r"pooler.*",
+        torch=("modeling_bert.py:BertPooler.forward: first_token_tensor = hidden_states[:, 0]",),
+    ),
+)  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import EsmConfig, EsmModel
 
-from tests.parity.ports.bug import Bug
+from tests.parity.ports.bug import PADDING_MASK, Bug
 
 LAYERS, HEADS = 2, 4
 MASK_TOKEN = 32
@@ -215,15 +215,55 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 ATTENTION = r"encoder\.layer\.0\.attention(\.self|\.output)?.*"
 BUGS = (
-    Bug("the embeddings not scaled for masked tokens", "as_in_training", lambda masked: 1.0, r"embeddings.*"),
-    Bug("the heads split channels first", "split_heads", split_channels_first, ATTENTION),
-    Bug("the scale of the scores missing", "scale", lambda q_THC: 1.0, ATTENTION),
-    Bug("rotary in the other direction", "rotate", rotate_backwards, ATTENTION),
-    Bug("the padding ignored", "hide_padding", lambda scores_HTS, mask_S: scores_HTS, ATTENTION),
-    Bug("gelu by a sigmoid, as in CLIP", "gelu", quick_gelu, r"encoder\.layer\.0\.(intermediate|output\.dense)"),
     Bug(
-        "the residual taken after the norm", "residual", residual_after_norm, r"encoder\.layer\.0\.attention(\.output)?"
+        "the embeddings not scaled for masked tokens", "as_in_training", lambda masked: 1.0, r"embeddings.*",
+        torch=("modeling_esm.py:EsmEmbeddings.forward: embeddings = (embeddings * (1 - mask_ratio_train)",),
     ),
-    Bug("the final norm missing", "final", lambda norm, x_TD: x_TD, r"encoder\.emb_layer_norm_after"),
-    Bug("BERT's epsilon", "EPS", 1e-12, r"encoder\.layer\.0\.attention\.LayerNorm"),
-)
+    Bug(
+        "the heads split channels first", "split_heads", split_channels_first, ATTENTION,
+        torch=(
+            "modeling_esm.py:EsmSelfAttention.forward: query_layer = self.query(hidden_states)",
+            "modeling_esm.py:EsmSelfAttention.forward: key_layer = self.key(current_states)",
+            "modeling_esm.py:EsmSelfAttention.forward: value_layer = self.value(current_states)",
+        ),
+    ),
+    Bug(
+        "the scale of the scores missing", "scale", lambda q_THC: 1.0, ATTENTION,
+        torch=("modeling_esm.py:EsmSelfAttention.forward: query_layer = query_layer * self.attention_head_size",),
+    ),
+    Bug(
+        "rotary in the other direction", "rotate", rotate_backwards, ATTENTION,
+        torch=(
+            "modeling_esm.py:apply_rotary_pos_emb: q_embed = ",
+            "modeling_esm.py:apply_rotary_pos_emb: k_embed = ",
+            "modeling_esm.py:rotate_half: return torch.cat((-x2, x1), dim=-1)",
+        ),
+    ),
+    Bug(
+        "the padding ignored", "hide_padding", lambda scores_HTS, mask_S: scores_HTS, ATTENTION,
+        torch=(
+            "modeling_esm.py:eager_attention_forward: attn_weights = attn_weights + attention_mask",
+            "modeling_esm.py:EsmModel._create_attention_masks: attention_mask = create_bidirectional_mask(",
+            *PADDING_MASK,
+        ),
+    ),
+    Bug(
+        "gelu by a sigmoid, as in CLIP", "gelu", quick_gelu, r"encoder\.layer\.0\.(intermediate|output\.dense)",
+        torch=("modeling_esm.py:gelu: return x * 0.5 *",),
+    ),
+    Bug(
+        "the residual taken after the norm", "residual", residual_after_norm,
+        r"encoder\.layer\.0\.attention(\.output)?",
+        torch=("modeling_esm.py:EsmSelfOutput.forward: hidden_states = hidden_states + input_tensor",),
+    ),
+    Bug(
+        "the final norm missing", "final", lambda norm, x_TD: x_TD, r"encoder\.emb_layer_norm_after",
+        torch=("modeling_esm.py:EsmEncoder.forward: hidden_states = self.emb_layer_norm_after(hidden_states)",),
+        jax=('esm.py:Esm.__call__: return {"last_hidden_state"',),
+        inside=("esm.py:Linear.__call__: return x @ self.weight.T",),
+    ),
+    Bug(
+        "BERT's epsilon", "EPS", 1e-12, r"encoder\.layer\.0\.attention\.LayerNorm",
+        torch=("modeling_esm.py:EsmAttention.forward: hidden_states_ln = self.LayerNorm(hidden_states)",),
+    ),
+)  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from .bug import Bug
+from .bug import CAUSAL_MASK, Bug
 
 V, D, H, L = 50, 32, 4, 2
 B, T = 2, 8
@@ -127,16 +127,68 @@ def without_self(t):
 
 
 ATTENTION = r"transformer\.h\.0\.attn.*"
-BUGS = (
-    Bug("Linen's epsilon in the norms", "EPS", 1e-6, r"transformer\.h\.0\.ln_1"),
-    Bug("gelu by erf", "gelu", lambda x: jax.nn.gelu(x, approximate=False), r"transformer\.h\.0\.mlp\.act"),
-    Bug("positions from 1", "positions", lambda t: jnp.arange(1, t + 1), r"transformer\.(wpe|drop)"),
-    Bug("heads split before queries, keys and values", "split_heads", heads_before_thirds, ATTENTION),
-    Bug("queries and keys exchanged", "split_heads", keys_first, ATTENTION),
-    Bug("scores not scaled", "scores", lambda q, k: jnp.einsum("bhtc,bhsc->bhts", q, k), ATTENTION),
-    Bug("each token sees those before it only", "causal_mask", without_self, ATTENTION),
-    Bug("one token of the future is seen", "causal_mask", lambda t: jnp.tril(jnp.ones((t, t), bool), 1), ATTENTION),
-    Bug("no final norm", "final_norm", lambda x_BTD, p: x_BTD, r"transformer\.ln_f"),
-    # changes the gradient of wte only
-    Bug("no gradient through the tied head", "head", lambda x, w: x @ jax.lax.stop_gradient(w).T, "output"),
+MASKED = "gpt2.py:attention: scores_BHTS = jnp.where(causal_mask(t),"
+MASK = (
+    "modeling_gpt2.py:eager_attention_forward: attn_weights = attn_weights + attention_mask",
+    "modeling_gpt2.py:GPT2Model.forward: causal_mask = create_causal_mask(",
+    *CAUSAL_MASK,
 )
+BUGS = (
+    Bug(
+        "Linen's epsilon in the norms", "EPS", 1e-6, r"transformer\.h\.0\.ln_1",
+        torch=("modeling_gpt2.py:GPT2Block.forward: hidden_states = self.ln_1(hidden_states)",),
+    ),
+    Bug(
+        "gelu by erf", "gelu", lambda x: jax.nn.gelu(x, approximate=False), r"transformer\.h\.0\.mlp\.act",
+        torch=(
+            "modeling_gpt2.py:GPT2MLP.forward: hidden_states = self.act(hidden_states)",
+            "activations.py:NewGELUActivation.forward: return 0.5 * input",
+        ),
+    ),
+    Bug(
+        "positions from 1", "positions", lambda t: jnp.arange(1, t + 1), r"transformer\.(wpe|drop)",
+        torch=(
+            "modeling_gpt2.py:GPT2Model.forward: position_ids = torch.arange(",
+            "modeling_gpt2.py:GPT2Model.forward: position_embeds = self.wpe(position_ids)",
+        ),
+    ),
+    Bug(
+        "heads split before queries, keys and values", "split_heads", heads_before_thirds, ATTENTION,
+        torch=(
+            "modeling_gpt2.py:GPT2Attention.forward: query_states, key_states, value_states = self.c_attn(",
+            "modeling_gpt2.py:GPT2Attention.forward[2]: key_states = key_states.view(shape_kv)",
+            "modeling_gpt2.py:GPT2Attention.forward[2]: value_states = value_states.view(shape_kv)",
+            "modeling_gpt2.py:GPT2Attention.forward: query_states = query_states.view(shape_q)",
+        ),
+    ),
+    Bug(
+        "queries and keys exchanged", "split_heads", keys_first, ATTENTION,
+        torch=(
+            "modeling_gpt2.py:eager_attention_forward: attn_weights = torch.matmul(query, key",
+            "modeling_gpt2.py:GPT2Attention.forward: query_states, key_states, value_states = self.c_attn(",
+        ),
+        jax=('gpt2.py:scores: return jnp.einsum("bhtc,bhsc->bhts"',),
+    ),
+    Bug(
+        "scores not scaled", "scores", lambda q, k: jnp.einsum("bhtc,bhsc->bhts", q, k), ATTENTION,
+        torch=("modeling_gpt2.py:eager_attention_forward: attn_weights = torch.matmul(query, key",),
+        jax=(MASKED,),
+    ),
+    Bug(
+        "each token sees those before it only", "causal_mask", without_self, ATTENTION, torch=MASK, jax=(MASKED,),
+    ),
+    Bug(
+        "one token of the future is seen", "causal_mask", lambda t: jnp.tril(jnp.ones((t, t), bool), 1), ATTENTION,
+        torch=MASK, jax=(MASKED,),
+    ),
+    Bug(
+        "no final norm", "final_norm", lambda x_BTD, p: x_BTD, r"transformer\.ln_f",
+        torch=("modeling_gpt2.py:GPT2Model.forward: hidden_states = self.ln_f(hidden_states)",),
+        jax=("gpt2.py:head: return x_BTD @ wte_VD.T",),
+    ),
+    # changes the gradient of wte only
+    Bug(
+        "no gradient through the tied head", "head", lambda x, w: x @ jax.lax.stop_gradient(w).T, "output",
+        torch=("modeling_gpt2.py:GPT2LMHeadModel.forward: logits = self.lm_head(hidden_states)",), stage="gradients",
+    ),
+)  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from jax.nn import silu
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.parity.ports.bug import Bug
+from tests.parity.ports.bug import CAUSAL_MASK, PADDING_MASK, SILU, Bug
 
 LAYERS, HEADS, KEY_HEADS, WIDTH = 2, 4, 2, 32
 BASE = 10000.0
@@ -169,15 +169,61 @@ def head_without_gradient(x_BTD: jax.Array, embedding_VD: jax.Array) -> jax.Arra
 
 
 ATTENTION = r"model\.layers\.0\.self_attn.*"
-BUGS = (
-    Bug("the rotary table's base", "BASE", 5000.0, rf"model\.rotary_emb|{ATTENTION}"),
-    Bug("rotary by neighbouring pairs", "rotate", rotate_pairs, ATTENTION),
-    Bug("key/value heads tiled where they are to be repeated", "repeat_heads", tile_heads, ATTENTION),
-    Bug("the scale of the scores missing", "scale", lambda q_BTHC: 1.0, ATTENTION),
-    Bug("the padding ignored", "causal_and_padding", only_causal, ATTENTION),
-    Bug("the causal mask lets one token too many through", "causal_and_padding", causal_one_further, ATTENTION),
-    Bug("gate and up exchanged", "mlp", mlp_exchanged, r"model\.layers\.0\.mlp.*"),
-    Bug("the norms' epsilon", "EPS", 1e-6, r"model\.layers\.0\.input_layernorm"),
-    # Only the embedding's gradient shows it.
-    Bug("no gradient through the tied head", "head", head_without_gradient, r"lm_head|model\.embed_tokens|output"),
+MASKED = "llama.py:attention: scores_BHTS = jnp.where(mask_BTS"
+MASK = (
+    "modeling_llama.py:eager_attention_forward: attn_weights = attn_weights + attention_mask",
+    "modeling_llama.py:LlamaModel.forward: causal_mask = create_causal_mask(",
 )
+BUGS = (
+    Bug(
+        "the rotary table's base", "BASE", 5000.0, rf"model\.rotary_emb|{ATTENTION}",
+        torch=(
+            "modeling_llama.py:LlamaRotaryEmbedding.forward: freqs = position_ids[..., None].float() * self.inv_freq",
+            "modeling_llama.py:LlamaRotaryEmbedding.compute_default_rope_parameters: inv_freq = 1.0 / (base",
+        ),
+    ),
+    Bug(
+        "rotary by neighbouring pairs", "rotate", rotate_pairs, ATTENTION,
+        torch=(
+            "modeling_llama.py:rotate_half: return torch.cat((-x2, x1), dim=-1)",
+            "modeling_llama.py:rotate_half: x1 = ",
+            "modeling_llama.py:rotate_half: x2 = ",
+            "modeling_llama.py:apply_rotary_pos_emb: q_embed = ",
+            "modeling_llama.py:apply_rotary_pos_emb: k_embed = ",
+        ),
+    ),
+    Bug(
+        "key/value heads tiled where they are to be repeated", "repeat_heads", tile_heads, ATTENTION,
+        torch=(
+            "modeling_llama.py:repeat_kv: hidden_states = hidden_states[:, :, None, :, :].expand(",
+            "modeling_llama.py:repeat_kv: return hidden_states.reshape(",
+            "modeling_llama.py:eager_attention_forward: key_states = repeat_kv(",
+            "modeling_llama.py:eager_attention_forward: value_states = repeat_kv(",
+        ),
+    ),
+    Bug(
+        "the scale of the scores missing", "scale", lambda q_BTHC: 1.0, ATTENTION,
+        torch=("modeling_llama.py:eager_attention_forward: attn_weights = torch.matmul(query, key_states",),
+    ),
+    Bug(
+        "the padding ignored", "causal_and_padding", only_causal, ATTENTION,
+        torch=(*MASK, *PADDING_MASK), jax=(MASKED,),
+    ),
+    Bug(
+        "the causal mask lets one token too many through", "causal_and_padding", causal_one_further, ATTENTION,
+        torch=(*MASK, *CAUSAL_MASK), jax=(MASKED,),
+    ),
+    Bug(
+        "gate and up exchanged", "mlp", mlp_exchanged, r"model\.layers\.0\.mlp.*",
+        torch=("modeling_llama.py:LlamaMLP.forward: down_proj = self.down_proj(self.act_fn(", SILU),
+    ),
+    Bug(
+        "the norms' epsilon", "EPS", 1e-6, r"model\.layers\.0\.input_layernorm",
+        torch=("modeling_llama.py:LlamaRMSNorm.forward: hidden_states = hidden_states * torch.rsqrt(",),
+    ),
+    # Only the embedding's gradient shows it.
+    Bug(
+        "no gradient through the tied head", "head", head_without_gradient, r"lm_head|model\.embed_tokens|output",
+        torch=("modeling_llama.py:LlamaForCausalLM.forward: logits = self.lm_head(hidden_states)",), stage="gradients",
+    ),
+)  # fmt: skip

@@ -102,15 +102,30 @@ def one_step_of_gradient(core, x_BTF):
     return hk.dynamic_unroll(step, x_BTF, core.initial_state(x_BTF.shape[0]), time_major=False)[0]
 
 
+LSTM = ("lstm.py:Classifier.forward: y_BTD, _ = self.lstm(x_BTF)",)
+UNROLL = ("lstm.py:unroll: y_BTD, _ = hk.dynamic_unroll(",)  # uses the weights that `convert` makes
+
 # Those of `convert` must be planted before `jax_side` is called.
 BUGS = (
-    Bug("gates in torch's order", "GATES", (0, 1, 2, 3), "lstm"),
-    Bug("one added to the forget gate", "FORGET_BIAS", 0.0, "lstm"),
-    Bug("the hidden bias left out", "sum_biases", lambda input_bias, hidden_bias: input_bias, "lstm"),
-    Bug("no tanh at the output", "cell", lambda name: OutputNotSquashed(D, name=name), "lstm"),
-    Bug("the batch taken for time", "unroll", over_the_batch, "lstm"),
-    Bug("time backward", "unroll", backward_in_time, "lstm"),
-    Bug("the mean over time for the last", "last", lambda y_BTD: y_BTD.mean(1), "head"),
+    Bug("gates in torch's order", "GATES", (0, 1, 2, 3), "lstm", LSTM, jax=UNROLL, stage="weights"),
+    Bug("one added to the forget gate", "FORGET_BIAS", 0.0, "lstm", LSTM, jax=UNROLL, stage="weights"),
+    Bug(
+        "the hidden bias left out", "sum_biases", lambda input_bias, hidden_bias: input_bias, "lstm",
+        LSTM, jax=UNROLL, stage="weights",
+    ),
+    Bug(
+        "no tanh at the output", "cell", lambda name: OutputNotSquashed(D, name=name), "lstm",
+        LSTM, jax=("lstm.py:OutputNotSquashed.__call__: h_BD = ",),
+    ),
+    Bug("the batch taken for time", "unroll", over_the_batch, "lstm", LSTM),
+    Bug("time backward", "unroll", backward_in_time, "lstm", LSTM),
+    Bug(
+        "the mean over time for the last", "last", lambda y_BTD: y_BTD.mean(1), "head",
+        ("lstm.py:Classifier.forward: return self.head(y_BTD[:, -1])",),
+    ),
     # changes gradients only
-    Bug("no gradient from one step to the one before", "unroll", one_step_of_gradient, "output"),
-)
+    Bug(
+        "no gradient from one step to the one before", "unroll", one_step_of_gradient, "output",
+        LSTM, stage="gradients",
+    ),
+)  # fmt: skip

@@ -161,14 +161,48 @@ def split_exchanged(x: jax.Array) -> list[jax.Array]:
 
 MIXER = r"backbone\.layers\.0\.mixer"
 BUGS = (
-    Bug("the convolution's kernel flipped", "convolve", convolve_flipped, rf"{MIXER}(\.conv1d|\.x_proj)?"),
-    Bug("the convolution centred: it sees the future", "convolve", convolve_centred, rf"{MIXER}(\.conv1d|\.x_proj)?"),
-    Bug("the bias of the time step missing", "time_step", lambda dt_BTR, w: softplus(dt_BTR @ w["dt"]), MIXER),
-    Bug("B and C exchanged", "split", split_exchanged, rf"{MIXER}(\.out_proj)?"),
-    Bug("the state read before its update", "read", lambda old, _, out: jnp.einsum("bfn,bn->bf", old, out), MIXER),
-    Bug("the skip D missing", "skip", lambda y_BTF, x_BTF, D_F: y_BTF, rf"{MIXER}(\.out_proj)?"),
-    Bug("the gate without silu", "gate", lambda y_BTF, gate_BTF: y_BTF * gate_BTF, rf"{MIXER}(\.out_proj)?"),
-    Bug("the norms' epsilon", "EPS", 1e-6, r"backbone\.layers\.0\.norm"),
+    Bug(
+        "the convolution's kernel flipped", "convolve", convolve_flipped, rf"{MIXER}(\.conv1d|\.x_proj)?",
+        torch=("modeling_mamba.py:causal_conv1d_fn: out = F.conv1d(",),
+    ),
+    Bug(
+        "the convolution centred: it sees the future", "convolve", convolve_centred,
+        rf"{MIXER}(\.conv1d|\.x_proj)?",
+        torch=("modeling_mamba.py:causal_conv1d_fn: out = F.conv1d(",),
+    ),
+    Bug(
+        "the bias of the time step missing", "time_step", lambda dt_BTR, w: softplus(dt_BTR @ w["dt"]), MIXER,
+        torch=("modeling_mamba.py:mamba_selective_scan: dt = dt + delta_bias",),
+    ),
+    Bug(
+        "B and C exchanged", "split", split_exchanged, rf"{MIXER}(\.out_proj)?",
+        torch=(
+            "modeling_mamba.py:MambaMixer.forward: time_step, B, C = torch.split(",
+            "modeling_mamba.py:mamba_selective_scan: discrete_B = dt[:, :, :, None] * B",
+            "modeling_mamba.py:mamba_selective_scan: deltaB_u = discrete_B * hidden_states",
+        ),
+        jax=("mamba.py:selective_scan: new_BFN = jnp.exp(",),
+    ),
+    Bug(
+        "the state read before its update", "read", lambda old, _, out: jnp.einsum("bfn,bn->bf", old, out), MIXER,
+        torch=("modeling_mamba.py:mamba_selective_scan: scan_output = torch.matmul(ssm_state",),
+    ),
+    Bug(
+        "the skip D missing", "skip", lambda y_BTF, x_BTF, D_F: y_BTF, rf"{MIXER}(\.out_proj)?",
+        torch=("modeling_mamba.py:mamba_selective_scan: scan_output = scan_output + hidden_states * D",),
+        jax=("mamba.py:gate: return y_BTF * silu(",),
+    ),
+    Bug(
+        "the gate without silu", "gate", lambda y_BTF, gate_BTF: y_BTF * gate_BTF, rf"{MIXER}(\.out_proj)?",
+        torch=("modeling_mamba.py:mamba_selective_scan: scan_output = scan_output * F.silu(z)",),
+    ),
+    Bug(
+        "the norms' epsilon", "EPS", 1e-6, r"backbone\.layers\.0\.norm",
+        torch=("modeling_mamba.py:MambaRMSNorm.forward: hidden_states = hidden_states * torch.rsqrt(",),
+    ),
     # Only gradients show it.
-    Bug("no gradient through A", "decay", lambda A_log: -jnp.exp(jax.lax.stop_gradient(jnp.asarray(A_log))), MIXER),
-)
+    Bug(
+        "no gradient through A", "decay", lambda A_log: -jnp.exp(jax.lax.stop_gradient(jnp.asarray(A_log))), MIXER,
+        torch=("modeling_mamba.py:MambaMixer.forward: A = -torch.exp(self.A_log",), stage="gradients",
+    ),
+)  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from jax.nn import silu
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from tests.parity.ports.bug import Bug
+from tests.parity.ports.bug import SDPA, SILU, Bug
 
 LAYERS, HEADS, KEY_HEADS, WIDTH, EXPERTS = 2, 4, 2, 16, 4
 TOP_K = 2
@@ -159,15 +159,52 @@ def mixture_weighted_first(x_BTD: jax.Array, weights_BTE: jax.Array, w: Any) -> 
 
 ATTENTION = r"model\.layers\.0\.self_attn.*"
 EXPERT = r"model\.layers\.0\.mlp(\.experts.*)?"
+GATED = ("modeling_mixtral.py:MixtralExperts.forward: current_hidden_states = self.act_fn(gate) * up", SILU)
 BUGS = (
-    Bug("the weights of the chosen experts not normalized", "route", route_not_normalized, r"model\.layers\.0\.mlp.*"),
-    Bug("only the first expert", "TOP_K", 1, r"model\.layers\.0\.mlp.*"),
-    Bug("the tokens weighted before the experts", "mixture", mixture_weighted_first, EXPERT),
-    Bug("gate and up exchanged", "gated", lambda gate, up: gate * silu(up), EXPERT),
-    Bug("gelu for silu", "gated", lambda gate, up: jax.nn.gelu(gate, approximate=False) * up, EXPERT),
-    Bug("the rotary base of Llama", "BASE", 1e4, rf"model\.rotary_emb|{ATTENTION}"),
-    Bug("the causal mask lets one token too many through", "causal", causal_one_further, ATTENTION),
-    Bug("the final norm missing", "head", lambda x_BTD, params: x_BTD @ params["head"], r"model\.norm"),
+    Bug(
+        "the weights of the chosen experts not normalized", "route", route_not_normalized,
+        r"model\.layers\.0\.mlp.*",
+        torch=("modeling_mixtral.py:MixtralTopKRouter.forward: router_top_value /= router_top_value.sum(",),
+        jax=("mixtral.py:per_expert: return jnp.sum(",),
+    ),
+    Bug(
+        "only the first expert", "TOP_K", 1, r"model\.layers\.0\.mlp.*",
+        torch=("modeling_mixtral.py:MixtralTopKRouter.forward: router_top_value, router_indices = torch.topk(",),
+    ),
+    Bug(
+        "the tokens weighted before the experts", "mixture", mixture_weighted_first, EXPERT,
+        torch=(
+            "modeling_mixtral.py:MixtralExperts.forward: current_hidden_states = current_hidden_states * top_k_weights",
+            "modeling_mixtral.py:MixtralExperts.forward: gate, up = nn.functional.linear(current_state",
+        ),
+    ),
+    Bug("gate and up exchanged", "gated", lambda gate, up: gate * silu(up), EXPERT, torch=GATED),
+    Bug(
+        "gelu for silu", "gated", lambda gate, up: jax.nn.gelu(gate, approximate=False) * up, EXPERT, torch=GATED,
+    ),
+    Bug(
+        "the rotary base of Llama", "BASE", 1e4, rf"model\.rotary_emb|{ATTENTION}",
+        torch=(
+            "modeling_mixtral.py:MixtralRotaryEmbedding.forward: freqs = position_ids[..., None].float() * ",
+            "modeling_mixtral.py:MixtralRotaryEmbedding.compute_default_rope_parameters: inv_freq = 1.0 / (base",
+        ),
+    ),
+    Bug(
+        "the causal mask lets one token too many through", "causal", causal_one_further, ATTENTION,
+        torch=(SDPA, "modeling_mixtral.py:MixtralAttention.forward: attn_output, attn_weights = attention_interface("),
+        jax=("mixtral.py:attention: scores_BKGTS = jnp.where(causal(length)",),
+    ),
+    Bug(
+        "the final norm missing", "head", lambda x_BTD, params: x_BTD @ params["head"], r"model\.norm",
+        torch=(
+            "modeling_mixtral.py:MixtralModel.forward: hidden_states = self.norm(hidden_states)",
+            "modeling_mixtral.py:MixtralRMSNorm.forward: variance = hidden_states.pow(2).mean(",
+        ),
+    ),
     # Only gradients show it.
-    Bug("no gradient through the router", "route", route_without_gradient, r"model\.layers\.\d\.mlp.*"),
-)
+    Bug(
+        "no gradient through the router", "route", route_without_gradient, r"model\.layers\.\d\.mlp.*",
+        torch=("modeling_mixtral.py:MixtralTopKRouter.forward: router_probs = torch.nn.functional.softmax(",),
+        stage="gradients",
+    ),
+)  # fmt: skip

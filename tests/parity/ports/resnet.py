@@ -163,15 +163,33 @@ def average_pool(x_BHWC: jax.Array) -> jax.Array:
 
 FIRST = r"embedder\.embedder\.normalization"
 BLOCK = r"encoder\.stages\.0\.layers\.0"
+NORM = ("modeling_resnet.py:ResNetConvLayer.forward: hidden_states = self.normalization(hidden_states)",)
+SUM = "modeling_resnet.py:ResNetBasicLayer.forward: hidden_state += residual"
 BUGS = (
-    Bug("SAME padding, which at stride 2 pads less on the left", "padding", lambda _: "SAME", r"embedder\.embedder.*"),
-    Bug("the variance that normalizes is unbiased", "statistics", unbiased_statistics, FIRST),
-    Bug("the epsilon", "EPS", 1e-3, FIRST),
-    Bug("an average for a maximum", "max_pool", average_pool, r"embedder\.pooler"),
-    Bug("the residual missing", "join", lambda _, y_BHWC: relu(y_BHWC), rf"{BLOCK}(\.activation)?"),
-    Bug("the activation before the sum", "join", lambda x, y_BHWC: x + relu(y_BHWC), rf"{BLOCK}(\.activation)?"),
+    Bug(
+        "SAME padding, which at stride 2 pads less on the left", "padding", lambda _: "SAME",
+        r"embedder\.embedder.*",
+        torch=("modeling_resnet.py:ResNetConvLayer.forward: hidden_states = self.convolution(hidden_states)",),
+    ),
+    Bug("the variance that normalizes is unbiased", "statistics", unbiased_statistics, FIRST, torch=NORM),
+    Bug("the epsilon", "EPS", 1e-3, FIRST, torch=NORM),
+    Bug(
+        "an average for a maximum", "max_pool", average_pool, r"embedder\.pooler",
+        torch=("modeling_resnet.py:ResNetEmbeddings.forward: embedding = self.pooler(embedding)",),
+    ),
+    Bug("the residual missing", "join", lambda _, y_BHWC: relu(y_BHWC), rf"{BLOCK}(\.activation)?", torch=(SUM,)),
+    Bug(
+        "the activation before the sum", "join", lambda x, y_BHWC: x + relu(y_BHWC), rf"{BLOCK}(\.activation)?",
+        torch=(SUM, "modeling_resnet.py:ResNetBasicLayer.forward: hidden_state = self.activation(hidden_state)"),
+    ),
     # Only the running statistics show these two, and only gradients the third.
-    Bug("momentum in the wrong sense", "MOMENTUM", 0.1, FIRST),
-    Bug("the running variance is biased", "unbiased", lambda var, _: var, FIRST),
-    Bug("no gradient through the statistics", "statistics", statistics_without_gradient, FIRST),
-)
+    Bug("momentum in the wrong sense", "MOMENTUM", 0.1, FIRST, torch=NORM, stage="parameters"),
+    Bug(
+        "the running variance is biased", "unbiased", lambda var, _: var, FIRST,
+        torch=NORM, jax=("resnet.py:moved: return MOMENTUM * old",), stage="parameters",
+    ),
+    Bug(
+        "no gradient through the statistics", "statistics", statistics_without_gradient, FIRST,
+        torch=NORM, stage="gradients",
+    ),
+)  # fmt: skip

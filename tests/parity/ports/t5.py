@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from .bug import Bug
+from .bug import PADDING_MASK, Bug
 
 V, D, F, H, C, L = 50, 24, 48, 3, 10, 2
 B, S, T = 2, 10, 7
@@ -185,15 +185,75 @@ def decode_alone(p, x_BTD, memory_BSD, mask_BS, decode=decode):
 
 SELF = r"\.block\.0\.layer\.0\.SelfAttention.*"
 CROSS = r"decoder\.block\.0\.layer\.1\.EncDecAttention.*"
-BUGS = (
-    Bug("the norm takes the mean off", "norm", layer_norm, r"encoder\.block\.0\.layer\.0\.layer_norm"),
-    Bug("scores scaled", "scores", lambda q, k: jnp.einsum("bthc,bshc->bhts", q, k) * C**-0.5, "encoder" + SELF),
-    Bug("distance from the key to the query", "bucket", query_minus_key, "encoder" + SELF),
-    Bug("the decoder's buckets as the encoder's", "position_bias", both_ways, "decoder" + SELF),
-    Bug("gelu for relu", "activation", jax.nn.gelu, r"encoder\.block\.0\.layer\.1\.DenseReluDense.*"),
-    Bug("cross-attention to padding", "cross_attention", unmasked_cross_attention, CROSS),
-    Bug("cross-attention norms the encoder's output again", "cross_attention", normed_twice, CROSS),
-    Bug("the head is not scaled", "head", lambda x_BTD, embedding_VD: x_BTD @ embedding_VD.T, "lm_head"),
-    # changes gradients only
-    Bug("no gradient from the decoder to the encoder", "decode", decode_alone, "output"),
+KEYS_AND_VALUES = (
+    "modeling_t5.py:T5Attention.forward: key_states = self.k(current_states)",
+    "modeling_t5.py:T5Attention.forward: value_states = self.v(current_states)",
 )
+LOOKUP = "modeling_t5.py:T5Attention.compute_bias: values = self.relative_attention_bias(relative_position_bucket)"
+BUGS = (
+    Bug(
+        "the norm takes the mean off", "norm", layer_norm, r"encoder\.block\.0\.layer\.0\.layer_norm",
+        torch=(
+            "modeling_t5.py:T5LayerNorm.forward: variance = hidden_states.to(torch.float32).pow(2).mean(",
+            "modeling_t5.py:T5LayerNorm.forward: hidden_states = hidden_states * torch.rsqrt(",
+        ),
+    ),
+    Bug(
+        "scores scaled", "scores", lambda q, k: jnp.einsum("bthc,bshc->bhts", q, k) * C**-0.5, "encoder" + SELF,
+        torch=(
+            "modeling_t5.py:eager_attention_forward: attn_weights = torch.matmul(query, key",
+            "modeling_t5.py:eager_attention_forward: attn_weights = attn_weights + position_bias",
+        ),
+    ),
+    Bug(
+        "distance from the key to the query", "bucket", query_minus_key, "encoder" + SELF,
+        torch=(
+            "modeling_t5.py:T5Attention.compute_bias: relative_position = memory_position - context_position",
+            "modeling_t5.py:T5Attention._relative_position_bucket: relative_buckets += (relative_position > 0)",
+            LOOKUP,
+        ),
+        inside=("t5.py:bucket: start = jnp.where(distance_TS > 0",),
+    ),
+    Bug(
+        "the decoder's buckets as the encoder's", "position_bias", both_ways, "decoder" + SELF,
+        torch=(
+            "modeling_t5.py:T5Attention.compute_bias: relative_position_bucket = self._relative_position_bucket(",
+            "modeling_t5.py:T5Attention._relative_position_bucket: relative_position = -torch.min(",
+            LOOKUP,
+        ),
+        inside=("t5.py:bucket: start = jnp.where(distance_TS > 0", "t5.py:bucket: n_TS = jnp.abs("),
+    ),
+    Bug(
+        "gelu for relu", "activation", jax.nn.gelu, r"encoder\.block\.0\.layer\.1\.DenseReluDense.*",
+        torch=("modeling_t5.py:T5DenseActDense.forward: hidden_states = self.act(hidden_states)",),
+    ),
+    Bug(
+        "cross-attention to padding", "cross_attention", unmasked_cross_attention, CROSS,
+        torch=(
+            "modeling_t5.py:eager_attention_forward: attn_weights = attn_weights + attention_mask",
+            "modeling_t5.py:T5Stack.forward: encoder_extended_attention_mask = create_bidirectional_mask(",
+            *PADDING_MASK,
+        ),
+        jax=("t5.py:attention: scores_BHTS = jnp.where(mask,",),
+    ),
+    Bug(
+        "cross-attention norms the encoder's output again", "cross_attention", normed_twice, CROSS,
+        torch=(
+            *KEYS_AND_VALUES,
+            "modeling_t5.py:T5LayerCrossAttention.forward: attention_output, position_bias, attn_weights = self.EncDec",
+        ),
+        inside=("t5.py:norm: x32_BTD = ", "t5.py:norm: rms_BT1 = ", "t5.py:norm: return scale_D"),
+    ),
+    Bug(
+        "the head is not scaled", "head", lambda x_BTD, embedding_VD: x_BTD @ embedding_VD.T, "lm_head",
+        torch=("modeling_t5.py:T5ForConditionalGeneration.forward: sequence_output = sequence_output * (",),
+    ),
+    # changes gradients only
+    Bug(
+        "no gradient from the decoder to the encoder", "decode", decode_alone, "output",
+        torch=(
+            "modeling_t5.py:T5ForConditionalGeneration.forward: decoder_outputs = self.decoder(", *KEYS_AND_VALUES,
+        ),
+        stage="gradients",
+    ),
+)  # fmt: skip

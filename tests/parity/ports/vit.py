@@ -9,7 +9,7 @@ import torch
 from flax import nnx
 from transformers import ViTConfig, ViTForImageClassification
 
-from .bug import Bug
+from .bug import GELU, SDPA, Bug
 
 V, D, F, H, C, L = 10, 24, 48, 4, 6, 2
 B, IMAGE, PATCH = 2, 12, 4
@@ -166,12 +166,28 @@ def from_the_norm(layer, norm, x_BTD):
 
 
 ATTENTION = r"vit\.layers\.0\.attention.*"
+SDPA_OF_VIT = (SDPA, "modeling_vit.py:ViTAttention.forward: attn_output, attn_weights = attention_interface(")
 BUGS = (
-    Bug("gelu by tanh, NNX's default", "gelu", nnx.gelu, r"vit\.layers\.0\.mlp.*"),
-    Bug("patches column by column", "flatten", by_columns, r"vit\.embeddings.*"),
-    Bug("the class token last", "prepend", append, r"vit\.embeddings.*"),
-    Bug("attention over heads", "attention", over_heads, ATTENTION),
-    Bug("scores not scaled", "attention", unscaled, ATTENTION),
-    Bug("the residual starts at the norm", "residual", from_the_norm, r"vit\.layers\.0.*"),
-    Bug("pooled by the mean", "pool", lambda x_BTD: x_BTD.mean(1), r"classifier"),
-)
+    Bug(
+        "gelu by tanh, NNX's default", "gelu", nnx.gelu, r"vit\.layers\.0\.mlp.*",
+        torch=("modeling_vit.py:ViTMLP.forward: hidden_states = self.activation_fn(hidden_states)", GELU),
+    ),
+    Bug(
+        "patches column by column", "flatten", by_columns, r"vit\.embeddings.*",
+        torch=("modeling_vit.py:ViTPatchEmbeddings.forward: return self.projection(pixel_values).flatten(2)",),
+    ),
+    Bug(
+        "the class token last", "prepend", append, r"vit\.embeddings.*",
+        torch=("modeling_vit.py:ViTEmbeddings.forward: embeddings = torch.cat((cls_tokens, embeddings)",),
+    ),
+    Bug("attention over heads", "attention", over_heads, ATTENTION, torch=SDPA_OF_VIT),
+    Bug("scores not scaled", "attention", unscaled, ATTENTION, torch=SDPA_OF_VIT),
+    Bug(
+        "the residual starts at the norm", "residual", from_the_norm, r"vit\.layers\.0.*",
+        torch=("modeling_vit.py:ViTLayer.forward[1]: hidden_states = hidden_states + residual",),
+    ),
+    Bug(
+        "pooled by the mean", "pool", lambda x_BTD: x_BTD.mean(1), r"classifier",
+        torch=("modeling_vit.py:ViTForImageClassification.forward: pooled_output = sequence_output[:, 0, :]",),
+    ),
+)  # fmt: skip

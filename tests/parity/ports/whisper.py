@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import WhisperConfig, WhisperModel
 
-from tests.parity.ports.bug import Bug
+from tests.parity.ports.bug import SDPA, Bug
 
 LAYERS, HEADS, WIDTH = 2, 4, 16
 EPS = 1e-5
@@ -186,15 +186,55 @@ def cross_without_residual(x_BTD: jax.Array, heard_BSD: jax.Array, w: Any) -> ja
 
 FIRST = r"encoder\.layers\.0\.self_attn.*"
 CROSS = r"decoder\.layers\.0"
-BUGS = (
-    Bug("SAME padding, which at stride 2 pads less on the left", "PADDING", "SAME", r"encoder\.conv2"),
-    Bug("the heads split channels first", "split_heads", split_channels_first, FIRST),
-    Bug("the queries not scaled", "scaled", lambda q_BTD: q_BTD, FIRST),
-    Bug("relu for gelu", "gelu", jax.nn.relu, r"encoder(\.conv[12])?"),
-    Bug("positions begin at 2, as BART's", "positions", lambda length: jnp.arange(length) + 2, r"decoder\.embed_.*"),
-    Bug("the decoder sees the future", "causal", lambda _: True, rf"{CROSS}\.self_attn.*"),
-    Bug("cross-attention without its norm", "cross", cross_without_norm, rf"{CROSS}\.encoder_attn.*"),
-    Bug("cross-attention without its residual", "cross", cross_without_residual, rf"{CROSS}|{CROSS}\.final_layer_norm"),
-    # Only gradients show it.
-    Bug("no gradient into the encoder", "for_decoder", jax.lax.stop_gradient, r"encoder(\.layer_norm)?"),
+KEYS_AND_VALUES = (
+    "modeling_whisper.py:WhisperAttention.forward: key_states = self.k_proj(current_states)",
+    "modeling_whisper.py:WhisperAttention.forward: value_states = self.v_proj(current_states)",
 )
+QUERIES = "modeling_whisper.py:WhisperAttention.forward: query_states = (self.q_proj(hidden_states) * self.scaling)"
+SCORES = "whisper.py:attention: scores_BHTS = jnp.where(mask_TS,"
+BUGS = (
+    Bug(
+        "SAME padding, which at stride 2 pads less on the left", "PADDING", "SAME", r"encoder\.conv2",
+        torch=("modeling_whisper.py:WhisperEncoder.forward: inputs_embeds = nn.functional.gelu(self.conv2(",),
+    ),
+    Bug(
+        "the heads split channels first", "split_heads", split_channels_first, FIRST,
+        torch=(QUERIES, *KEYS_AND_VALUES),
+    ),
+    Bug("the queries not scaled", "scaled", lambda q_BTD: q_BTD, FIRST, torch=(QUERIES,), jax=(SCORES,)),
+    Bug(
+        "relu for gelu", "gelu", jax.nn.relu, r"encoder(\.conv[12])?",
+        torch=("modeling_whisper.py:WhisperEncoder.forward: inputs_embeds = nn.functional.gelu(self.conv1(",),
+    ),
+    Bug(
+        "positions begin at 2, as BART's", "positions", lambda length: jnp.arange(length) + 2, r"decoder\.embed_.*",
+        torch=(
+            "modeling_whisper.py:WhisperDecoder.forward: position_ids = torch.arange(",
+            "modeling_whisper.py:WhisperDecoder.forward: positions = self.embed_positions(input_ids,",
+            "modeling_whisper.py:WhisperPositionalEmbedding.forward: return self.weight[position_ids]",
+        ),
+    ),
+    Bug(
+        "the decoder sees the future", "causal", lambda _: True, rf"{CROSS}\.self_attn.*",
+        torch=(SDPA, "modeling_whisper.py:WhisperAttention.forward: attn_output, attn_weights = attention_interface("),
+        jax=(SCORES,),
+    ),
+    Bug(
+        "cross-attention without its norm", "cross", cross_without_norm, rf"{CROSS}\.encoder_attn.*",
+        torch=("modeling_whisper.py:WhisperDecoderLayer.forward: hidden_states = self.encoder_attn_layer_norm(",),
+        inside=('whisper.py:dense: return x @ w["kernel"]',),
+    ),
+    Bug(
+        "cross-attention without its residual", "cross", cross_without_residual,
+        rf"{CROSS}|{CROSS}\.final_layer_norm",
+        torch=("modeling_whisper.py:WhisperDecoderLayer.forward[2]: hidden_states = residual + hidden_states",),
+        jax=("whisper.py:decode: x_BTD = cross(", "whisper.py:decode: x_BTD = x_BTD + mlp("),
+        inside=("whisper.py:norm: mean, var = ", "whisper.py:norm: return (x_BTD - mean)"),
+    ),
+    # Only gradients show it.
+    Bug(
+        "no gradient into the encoder", "for_decoder", jax.lax.stop_gradient, r"encoder(\.layer_norm)?",
+        torch=("modeling_whisper.py:WhisperModel.forward: decoder_outputs = self.decoder(", *KEYS_AND_VALUES),
+        stage="gradients",
+    ),
+)  # fmt: skip

@@ -1,0 +1,200 @@
+"""The line of torch's and the line of the port's that compute something else."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from parity.lines.fingerprint import distance
+from parity.lines.graph import Graph, Node
+from parity.lines.line import Line
+from parity.lines.match import Side, match, relation
+from parity.lines.suspects import FINE, LEAVES, Operand, only_takes, operands, path_to_origin, suspects
+
+# From the rounding of float64 on. Tables that a code makes in float32 part by 1e-8 before anything is wrong.
+TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9, 1e-11)
+CAUSE = 1e-4  # of the results' error, what the first wrong number's own is rarely less than
+STANDS_OUT = 10  # how much larger than the tolerance the error of a suspect is
+
+
+class Suspect(NamedTuple):
+    """The first wrong operation of one side, and what went in."""
+
+    side: Side
+    node: int
+    operands: list[Operand]
+    line: Line | None
+
+
+class Found(NamedTuple):
+    """The first wrong operation of each side; None where a side has none. together: both read the same."""
+
+    torch: Suspect | None
+    jax: Suspect | None
+    tolerance: float
+    together: bool
+
+
+def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward: bool = False) -> Found | None:
+    """Of results that differ, pairs of names: the first operations from which they do; None where none is known.
+
+    backward: among the operations of the backward pass, whose lines are those of the forward operations.
+    """
+    ours = [torch.results[name] for name, _ in results if name in torch.results]
+    theirs = [jax.results[name] for _, name in results if name in jax.results]
+    among = depends_on(torch, ours), depends_on(jax, theirs)
+    best: Found | None = None
+    for tolerance in in_turn([(torch.nodes[a], jax.nodes[b]) for a, b in zip(ours, theirs, strict=True)]):
+        sides = match(torch, jax, among, tolerance)
+        found = [suspects(side, nodes, backward) for side, nodes in zip(sides, among, strict=True)]
+        if not any(found):
+            continue
+        chosen = closest(sides, found[0] or ours, found[1] or theirs)
+        alone = backward and not (all(found) and shared(sides, *chosen))
+        blamed = with_counterpart(sides, *found) if alone else origins(sides, chosen, tolerance)
+        pair = [None if one is None else suspect(side, one, tolerance) for side, one in zip(sides, blamed, strict=True)]
+        together = alone or not all(found) or shared(sides, *chosen)
+        answer = Found(pair[0], pair[1], tolerance, together)
+        best = best or answer
+        known = all(one is None or rests_on_agreement(one) for one in pair)
+        if known and stands_out(sides, chosen, STANDS_OUT * tolerance):
+            return answer
+    return best
+
+
+def depends_on(graph: Graph, results: Sequence[int]) -> set[int]:
+    """All that these depend on."""
+    return set[int]().union(*(graph.ancestors(result) for result in results))
+
+
+def in_turn(results: Sequence[tuple[Node, Node]]) -> list[float]:
+    """The tolerances in the order in which they are tried: from that which fits the results' error to finer ones.
+
+    A wrong number's error is rarely much less than what becomes of it: what is, is the rounding of a table.
+    """
+    error = max((distance(a.fingerprint, b.fingerprint) for a, b in results), default=1.0)
+    fine = [tolerance for tolerance in TOLERANCES if tolerance <= CAUSE * error]
+    return fine + [tolerance for tolerance in reversed(TOLERANCES) if CAUSE * error < tolerance < error]
+
+
+def closest(sides: tuple[Side, Side], ours: list[int], theirs: list[int]) -> tuple[int | None, int | None]:
+    """The first suspects of both sides that read the same: those of one wrong place, not of two.
+
+    Before others those that calculate: what only takes a part of its operand is rarely wrong.
+    """
+    pairs = [(one, other) for one in ours for other in theirs if shared(sides, one, other)]
+    if pairs:
+        return min(pairs, key=lambda pair: only_takes(sides[0], pair[0]) + only_takes(sides[1], pair[1]))
+    return (ours[0] if ours else None), (theirs[0] if theirs else None)
+
+
+def shared(sides: tuple[Side, Side], one: int, other: int) -> bool:
+    """Whether an operand of one is an operand of the other."""
+    read = set(sides[1].graph.nodes[other].inputs)
+    return any(
+        read.intersection(sides[0].matches[operand])
+        for operand in sides[0].graph.nodes[one].inputs
+        if sides[0].telling[operand]
+    )
+
+
+def with_counterpart(sides: tuple[Side, Side], ours: list[int], theirs: list[int]) -> tuple[int | None, int | None]:
+    """A gradient that only one side computes, and the operation of the other's forward pass through which none goes.
+
+    It is the one that comes last in the forward pass, from where the other's gradients are wrong as well.
+    """
+    found: list[tuple[int, int, int]] = []  # place in the forward pass of JAX, and both nodes
+    for side, number in ((0, ours), (1, theirs)):
+        if number and (pair := forward_pair(sides, side, number[0])) is not None:
+            nodes = (number[0], pair[1]) if side == 0 else (pair[1], number[0])
+            found.append((pair[1 - side], *nodes))
+    if not found:
+        return (ours[0] if ours else None), (theirs[0] if theirs else None)
+    _, one, other = max(found)
+    return one, other
+
+
+def forward_pair(sides: tuple[Side, Side], side: int, number: int) -> tuple[int, int] | None:
+    """The last operation of the forward pass on the line of a gradient's that the other side has too; and that one."""
+    own, line = sides[side], sides[side].graph.nodes[number].line
+    known = [
+        (n, match)
+        for n, node in enumerate(own.graph.nodes)
+        if node.line == line and not node.backward and own.telling[n]
+        for match in own.matches[n]
+        if own.other.nodes[match].line and not own.other.nodes[match].backward
+    ]
+    return max(known, default=None)
+
+
+def origins(
+    sides: tuple[Side, Side], chosen: tuple[int | None, int | None], tolerance: float
+) -> tuple[int | None, int | None]:
+    """The operations that made the suspects wrong. Where one put equal numbers in another order, its counterpart."""
+    paths = [[] if n is None else path_to_origin(side, n, tolerance) for side, n in zip(sides, chosen, strict=True)]
+    found = [path[-1] if path else None for path in paths]
+    for side, (own, other) in enumerate((paths, paths[::-1])):
+        if own and len(other) > 1:
+            same = [
+                n
+                for number in other[1:]
+                for n in sides[1 - side].matches[number]
+                if out_of_order(sides, side, n, number, tolerance)
+            ]
+            found[side] = min(same, default=own[-1])
+    return found[0], found[1]
+
+
+def out_of_order(sides: tuple[Side, Side], side: int, own: int, other: int, tolerance: float) -> bool:
+    """Whether two arrays of equal numbers can be told to differ in their order."""
+    nodes = sides[side].graph.nodes[own], sides[1 - side].graph.nodes[other]
+    return sides[side].telling[own] and relation(*nodes, tolerance) in ("swapped", "reordered")
+
+
+def suspect(side: Side, number: int, tolerance: float) -> Suspect:
+    """With what went in."""
+    known = operands(side, number, tolerance)
+    return Suspect(side, number, known, line_of(side, number, known))
+
+
+def rests_on_agreement(one: Suspect) -> bool:
+    """Whether all that went in agrees, says nothing, or was not computed: a table that is wrong from the start."""
+    return all(operand.status in FINE for operand in computed(one.side, one.operands))
+
+
+def computed(side: Side, known: list[Operand]) -> list[Operand]:
+    """The operands that say something and are no leaves."""
+    return [one for one in known if side.telling[one.node] and side.graph.nodes[one.node].op not in LEAVES]
+
+
+def stands_out(sides: tuple[Side, Side], chosen: tuple[int | None, int | None], least: float) -> bool:
+    """Whether the suspects are further apart than that, or from any of the other side's arrays."""
+    both = [side.graph.nodes[number] for side, number in zip(sides, chosen, strict=True) if number is not None]
+    if len(both) == 2 and both[0].fingerprint.size == both[1].fingerprint.size:
+        return distance(both[0].fingerprint, both[1].fingerprint) >= least
+    for side, number in zip(sides, chosen, strict=True):
+        if number is not None:
+            own = side.graph.nodes[number].fingerprint
+            off = min((distance(own, node.fingerprint) for node in side.other.nodes), default=float("inf"))
+            if off < least and not side.matched(number):
+                return False
+    return True
+
+
+def line_of(side: Side, number: int, known: list[Operand]) -> Line | None:
+    """The suspect's line; a region where something that went in has no counterpart either."""
+    node = side.graph.nodes[number]
+    if node.line is None or all(one.status != "no counterpart" for one in computed(side, known)):
+        return node.line
+    lines = [node.line]
+    waiting, seen = list(node.inputs), set[int]()
+    while waiting:
+        operand = waiting.pop()
+        other = side.graph.nodes[operand]
+        if operand in seen or side.matched(operand) or other.op in LEAVES:
+            continue
+        seen.add(operand)
+        waiting += other.inputs
+        if other.line and (other.line.file, other.line.function) == (node.line.file, node.line.function):
+            lines.append(other.line)
+    first, last = min(line.first for line in lines), max(line.last for line in lines)
+    return replace(node.line, first=first, last=last, exact=False)
