@@ -77,7 +77,8 @@ def compare(
 ) -> Result:
     """Is `function` a right port of `module`? `result.first_divergence` names the first stage and tensor that differ.
 
-    module: in the mode (train or eval) in which it is to be compared; it is copied, and left as it is.
+    module: in the mode (train or eval) in which it is to be compared; it is copied, and left as it is. What it drops at
+    random, the port drops too, if it draws as many masks, of the same shapes, by `jax.random.bernoulli`.
     `torch.compile` and `DataParallel` around it are taken off.
     function: `function(params, *inputs)`, or with keywords where `inputs` is a dict; with `buffers` it takes
     (params, buffers, ...) and returns (output, buffers). An output is an array, or any tuple, dict or dataclass.
