@@ -69,8 +69,10 @@ def noted(result, words):
     "function",
     [
         plain(),
-        parity.nnx_function(NNXDropping(0.4))[0],
-        parity.linen_function(LinenDropping(), rngs={"dropout": jax.random.key(1)}),
+        pytest.param(parity.nnx_function(NNXDropping(0.4))[0], marks=pytest.mark.slow),
+        pytest.param(
+            parity.linen_function(LinenDropping(), rngs={"dropout": jax.random.key(1)}), marks=pytest.mark.slow
+        ),
     ],
     ids=["plain JAX", "NNX", "Linen"],
 )
@@ -98,6 +100,7 @@ def test_masks_that_do_not_fit_are_named_and_not_replayed():
     assert noted(result, "no port can match: d, e")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (3, 3, 4, 4)])
 def test_a_mask_is_given_in_the_ports_layout_where_that_is_clear(shape):
     class Scaled(nn.Module):

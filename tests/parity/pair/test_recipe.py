@@ -236,6 +236,30 @@ def test_the_rounding_of_a_table_in_float32_is_known_in_the_run_too():
 
 
 # ------------------------------------------------------------------------------------------------------ part by part
+PARTS = {
+    "batches": (torch_batches, jax_batches),
+    "schedules": (rate, jax_schedule),
+    "clip": (torch_clip, jax_clip),
+    "metrics": (torch_metrics, jax_metrics),
+}
+
+
+def test_the_parts_of_a_recipe_are_compared_without_an_optimizer():
+    right = compare_recipe(**PARTS)
+    assert right.verdict == "agrees", right.sentence
+    assert {right.stages[name].verdict for name in ("data", "schedule", "clip", "evaluation")} == {"agrees"}
+    assert (right.stages["update"].verdict, right.steps) == ("unchecked", STEPS)
+    wrong = {
+        "batches": (torch_batches, lambda step: jax_batches((step + 1) % STEPS)),
+        "schedules": (rate, lambda step: jax_schedule(step, late=1)),
+        "clip": (torch_clip, optax.clip(0.5)),
+        "metrics": (torch_metrics, lambda *args: jax_metrics(*args, mean=jnp.sum)),
+    }
+    stages = compare_recipe(**wrong).stages
+    assert [name for name, stage in stages.items() if stage.diverged] == ["data", "schedule", "clip", "evaluation"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("theirs", "tensor", "words"),
     [
@@ -259,6 +283,7 @@ def assert_first(result, stage, tensor, words=""):
     assert words in (first.note if first else "")
 
 
+@pytest.mark.slow
 def test_a_port_gets_its_batches_in_its_own_layout():
     layout = lambda p, x, y: port(p, x.T, y)
     batches = (torch_batches, lambda step: (X[step].T, Y[step]))
@@ -267,6 +292,7 @@ def test_a_port_gets_its_batches_in_its_own_layout():
     assert result.stages["data"].verdict == result.verdict == "agrees", result.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("theirs", "step", "words"),
     [
@@ -284,10 +310,12 @@ def test_schedules_are_compared_at_every_step(theirs, step, words):
     assert not words or noted(result, words)
 
 
+@pytest.mark.slow
 def test_a_rate_that_never_changes_is_named():
     assert noted(compare_recipe(schedules=(lambda step: 0.1, optax.constant_schedule(0.1))), "same at all 6 steps")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("theirs", "tensor", "words"),
     [
@@ -312,6 +340,7 @@ def without_trace(output, x, y):
     return {name: float(x) for name, x in jax_metrics(output, x, y).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("theirs", "tensor", "words"),
     [
@@ -332,6 +361,7 @@ def test_metrics_are_compared_from_torchs_output(theirs, tensor, words):
     assert_first(result, tensor and "evaluation", tensor, words)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_wrong_is_no_fault_of_its_metrics():
     wrong = lambda p, x, y: 2 * port(p, x, y)
     metrics = (torch_metrics, jax_metrics)
