@@ -1,9 +1,9 @@
 """The parity engine: does the JAX port compute what the PyTorch original does, and if not, where do they diverge first?
 
 `parity.compare` checks any torch module against any JAX function, and finds by itself which array feeds which leaf;
-`parity.linen_function` and `parity.nnx_function` make functions of Flax modules that name their layers. For those who
-want rules, `parity.Rule` maps names, and `parity.carry` carries weights by them. `python -m parity compare FILE.py`
-checks a pair in a file, `python -m parity check` our own models.
+`linen_function`, `nnx_function`, `equinox_function`, `haiku_function` and `keras_function` make functions of models,
+which name their layers. For those who want rules, `parity.Rule` maps names, and `parity.carry` carries weights by them.
+`python -m parity compare FILE.py` checks a pair in a file, `python -m parity check` our own models.
 
 The smallest use: a torch Linear, whose weight is (out, in), beside a function with a kernel (in, out).
 
@@ -25,17 +25,36 @@ _shadows["check_not_shadowed"](__file__, ("twinstep", "jax_impl", "torch_ref"))
 from twinstep.extras import needs  # noqa: E402
 
 if TYPE_CHECKING:
+    from parity.adapters.equinox import equinox_function
+    from parity.adapters.haiku import haiku_function
+    from parity.adapters.keras import keras_function, keras_function_with_buffers
     from parity.adapters.linen import linen_function
     from parity.adapters.nnx import nnx_function, nnx_function_with_buffers
     from parity.pair.compare import compare
-    from parity.weights import Rule, carry
+    from parity.rules import Rule
+    from parity.weights import carry
 
-__all__ = ["Rule", "carry", "compare", "linen_function", "nnx_function", "nnx_function_with_buffers"]
+__all__ = [
+    "Rule",
+    "carry",
+    "compare",
+    "equinox_function",
+    "haiku_function",
+    "keras_function",
+    "keras_function_with_buffers",
+    "linen_function",
+    "nnx_function",
+    "nnx_function_with_buffers",
+]
 
 HOMES = {
-    "Rule": "weights",
+    "Rule": "rules",
     "carry": "weights",
     "compare": "pair.compare",
+    "equinox_function": "adapters.equinox",
+    "haiku_function": "adapters.haiku",
+    "keras_function": "adapters.keras",
+    "keras_function_with_buffers": "adapters.keras",
     "linen_function": "adapters.linen",
     "nnx_function": "adapters.nnx",
     "nnx_function_with_buffers": "adapters.nnx",

@@ -6,7 +6,8 @@ import numpy as np
 
 from jax_impl.models import Model
 from jax_impl.tree import Tree, flatten, unflatten
-from parity.weights import Rule, carry_to_jax, carry_to_torch, check_leaf, map_names
+from parity.rules import Rule, map_names
+from parity.weights import carry_to_jax, check_leaf
 
 # torch alone counts batches in BatchNorm, and reads the count only where momentum is None, which ours never is.
 OWN_RULES = (
@@ -21,8 +22,7 @@ def torch_to_jax(model: Model, arrays: Mapping[str, np.ndarray]) -> tuple[Tree, 
     Raises UserError naming the key for anything missing, left over, of another shape or of another dtype.
     """
     like = {**flatten(model.params), **flatten(model.buffers)}
-    targets = map_names(OWN_RULES, arrays, like)
-    leaves = carry_to_jax(targets, arrays, like)
+    leaves = carry_to_jax(map_names(OWN_RULES, arrays, like), arrays, like)
     params = unflatten({name: leaves[name] for name in flatten(model.params)})
     buffers = unflatten({name: leaves[name] for name in flatten(model.buffers)})
     return params, buffers
@@ -35,7 +35,7 @@ def jax_to_torch(model: Model, params: Tree, buffers: Tree) -> dict[str, np.ndar
     """
     like = {**flatten(model.params), **flatten(model.buffers)}
     leaves = {**flatten(params), **flatten(buffers)}
-    targets = map_names(OWN_RULES, leaves, like)
+    map_names(OWN_RULES, leaves, like)
     for name, leaf in leaves.items():
         check_leaf(name, leaf.shape, leaf.dtype, like[name])
-    return carry_to_torch(targets, leaves)
+    return {name: np.asarray(leaf) for name, leaf in leaves.items()}

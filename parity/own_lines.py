@@ -96,7 +96,9 @@ def jax_graph(config: Config, at: Watched, port: JaxSide) -> Graph:
     def run(leaves: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
         params = jax.tree.unflatten(jax.tree.structure(state.params), [leaves[name] for name in flatten(state.params)])
         with probing_clip():
-            after, metrics = step.train_step(config, port.model, port.optimizer, state._replace(params=params), batch)
+            after, metrics = step.train_step(
+                config, port.model, port.optimizer, state._replace(params=params), dict(batch)
+            )
         before, clipped = kept_gradients(after.opt_state)
         found = {f"{GRADIENT}{name}": x for name, x in before.items()}
         found |= {f"{CLIPPED}{name}": x for name, x in clipped.items()}

@@ -1,11 +1,15 @@
 """Linen's modules as functions that tag."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from flax import linen as nn
+from flax.core.lift import TransformContext
 
 from parity.adapters.tags import Function, of_source, tagged
+from parity.jax_internals import TRACING
 
 
 def linen_function(
@@ -25,7 +29,7 @@ def linen_function(
         return tagged(output, path) if path and context.method_name == "__call__" else output
 
     def apply(held: dict[str, Any], *inputs: Any, **named: Any) -> Any:
-        with nn.intercept_methods(tag):
+        with nn.intercept_methods(tag), layers_traced_apart():
             return module.apply({**(variables or {}), **held}, *inputs, **named, **kwargs)
 
     def function(params: Any, *inputs: Any, **named: Any) -> Any:
@@ -35,3 +39,17 @@ def linen_function(
         return apply({"params": params, **buffers}, *inputs, mutable=list(mutable), **named)
 
     return of_source(changing if mutable else function, module)
+
+
+@contextmanager
+def layers_traced_apart() -> Iterator[None]:
+    """`nn.jit` traces each layer for itself, and takes none for another of its shapes, whose tags it would have."""
+    push = TransformContext.push
+
+    @contextmanager
+    def pushing(context: TransformContext, functions: Any) -> Iterator[None]:
+        with push(context, functions), TRACING(object()):
+            yield
+
+    with mock.patch.object(TransformContext, "push", pushing):
+        yield

@@ -22,11 +22,21 @@ def tagged(output: Any, name: str) -> Any:
 
 @contextmanager
 def calls_tagged(classes: Iterable[type], name_of: Callable[[Any], str]) -> Iterator[None]:
-    """Every call of an object of these classes tags its output with its name, if it has one."""
+    """Every call of an object of these classes tags its output with its name, if it has one.
+
+    What it calls of its base class's is a part of the same call.
+    """
+    running: list[Any] = []
 
     def tagging(call: Callable[..., Any]) -> Callable[..., Any]:
         def tagging_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            output = call(self, *args, **kwargs)
+            if any(self is other for other in running):
+                return call(self, *args, **kwargs)
+            running.append(self)
+            try:
+                output = call(self, *args, **kwargs)
+            finally:
+                running.pop()
             return tagged(output, str(name)) if (name := name_of(self)) else output
 
         return tagging_call

@@ -42,9 +42,11 @@ def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward:
     ours = [torch.results[name] for name, _ in results if name in torch.results]
     theirs = [jax.results[name] for _, name in results if name in jax.results]
     among = depends_on(torch, ours), depends_on(jax, theirs)
+    # A gradient that is missing depends on nothing: what it would be made of is looked for everywhere.
+    known = (set(range(len(torch.nodes))), set(range(len(jax.nodes)))) if backward else among
     best: Found | None = None
     for tolerance in in_turn([(torch.nodes[a], jax.nodes[b]) for a, b in zip(ours, theirs, strict=True)]):
-        sides = match(torch, jax, among, tolerance)
+        sides = match(torch, jax, known, tolerance)
         found = [suspects(side, nodes, backward) for side, nodes in zip(sides, among, strict=True)]
         if not any(found):
             continue
@@ -55,10 +57,21 @@ def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward:
         together = alone or not all(found) or shared(sides, *chosen)
         answer = Found(pair[0], pair[1], tolerance, together)
         best = best or answer
-        known = all(one is None or rests_on_agreement(one) for one in pair)
-        if known and stands_out(sides, chosen, STANDS_OUT * tolerance):
+        rests = all(one is None or rests_on_agreement(one) for one in pair)
+        if rests and stands_out(sides, chosen, STANDS_OUT * tolerance):
             return answer
-    return best
+    return best or of_results(match(torch, jax, known, TOLERANCES[-1]), ours, theirs)
+
+
+def of_results(sides: tuple[Side, Side], ours: Sequence[int], theirs: Sequence[int]) -> Found | None:
+    """Where nothing between says enough, as behind a loss: what makes the results of arrays that agree."""
+    tolerance = TOLERANCES[-1]
+    pairs = [(sides[0].graph.nodes[a], sides[1].graph.nodes[b]) for a, b in zip(ours, theirs, strict=True)]
+    if all(distance(a.fingerprint, b.fingerprint) <= tolerance and in_order(a, b, tolerance) for a, b in pairs):
+        return None
+    blamed = origins(sides, (ours[0], theirs[0]), tolerance)
+    pair = [None if one is None else suspect(side, one, tolerance) for side, one in zip(sides, blamed, strict=True)]
+    return Found(pair[0], pair[1], tolerance, True)
 
 
 def depends_on(graph: Graph, results: Sequence[int]) -> set[int]:
@@ -87,8 +100,10 @@ def closest(sides: tuple[Side, Side], ours: list[int], theirs: list[int]) -> tup
     return (ours[0] if ours else None), (theirs[0] if theirs else None)
 
 
-def shared(sides: tuple[Side, Side], one: int, other: int) -> bool:
+def shared(sides: tuple[Side, Side], one: int | None, other: int | None) -> bool:
     """Whether an operand of one is an operand of the other."""
+    if one is None or other is None:
+        return False
     read = set(sides[1].graph.nodes[other].inputs)
     return any(
         read.intersection(sides[0].matches[operand])
@@ -140,14 +155,19 @@ def origins(
                 for n in sides[1 - side].matches[number]
                 if out_of_order(sides, side, n, number, tolerance)
             ]
-            found[side] = min(same, default=own[-1])
+            found[side] = min([*same, *own[1:]], default=own[0])
     return found[0], found[1]
 
 
 def out_of_order(sides: tuple[Side, Side], side: int, own: int, other: int, tolerance: float) -> bool:
-    """Whether two arrays of equal numbers can be told to differ in their order."""
+    """Whether two arrays of equal numbers, which say something, can be told to differ in their order."""
     nodes = sides[side].graph.nodes[own], sides[1 - side].graph.nodes[other]
-    return sides[side].telling[own] and relation(*nodes, tolerance) in ("swapped", "reordered")
+    return sides[side].telling[own] and not in_order(*nodes, tolerance)
+
+
+def in_order(one: Node, other: Node, tolerance: float) -> bool:
+    """Whether nothing is known that tells the order of two arrays apart."""
+    return relation(one, other, tolerance) not in ("swapped", "reordered")
 
 
 def suspect(side: Side, number: int, tolerance: float) -> Suspect:
@@ -183,7 +203,9 @@ def stands_out(sides: tuple[Side, Side], chosen: tuple[int | None, int | None], 
 def line_of(side: Side, number: int, known: list[Operand]) -> Line | None:
     """The suspect's line; a region where something that went in has no counterpart either."""
     node = side.graph.nodes[number]
-    if node.line is None or all(one.status != "no counterpart" for one in computed(side, known)):
+    if node.line is None:
+        return node.library  # a library's layer that no code of the user's calls
+    if all(one.status != "no counterpart" for one in computed(side, known)):
         return node.line
     lines = [node.line]
     waiting, seen = list(node.inputs), set[int]()

@@ -1,7 +1,6 @@
 """Which line of the user's is running: frames of frameworks, of Python's library and of parity are left out."""
 
 import sys
-import sysconfig
 from functools import cache
 from pathlib import Path
 
@@ -9,16 +8,13 @@ import torch
 from torch.autograd import graph
 
 from parity.lines.line import Line, one_line
+from parity.lines.whose import PARITY, whose
 
-PARITY = f"{Path(__file__).parents[1]}/"
-FAULTS = f"{PARITY}faults/"  # code planted for the user's
 HERE = (f"{PARITY}lines/", f"{PARITY}widen_torch.py")  # they stand inside every operation
 TORCH = f"{Path(torch.__file__).parent}/"
 LAYERS = (f"{TORCH}nn/modules/", f"{TORCH}nn/utils/")
 OPTIMIZERS = f"{TORCH}optim/"
 CALLS = ("module.py", "container.py")  # of torch's layers: no arithmetic
-PYTHON = (f"{sysconfig.get_path('stdlib')}/", f"{sysconfig.get_path('platstdlib')}/")
-FRAMEWORKS = ("numpy", "torch", "torchgen", "functorch", "einops", "opt_einsum", "jaxtyping", "beartype")
 ENGINE = graph._engine_run_backward.__code__  # who called it is not who computes a derivative
 
 
@@ -46,14 +42,12 @@ def running_lines(recorded: bool = False) -> tuple[Line | None, Line | None]:
 @cache
 def owner_of(file: str, function: str = "") -> str:
     """Whose code it is: "user", "parity", or a "framework", of which an "optimizer" and a "layer" are told apart."""
-    if file.startswith(PARITY):
-        if file.startswith(FAULTS):
-            return "user"
-        return "framework" if file.startswith(HERE) else "parity"
+    if file.startswith(HERE):
+        return "framework"
     if file.startswith(OPTIMIZERS):
         return "optimizer"
     if file.startswith(LAYERS) or function == "multi_head_attention_forward":
         return "framework" if file.endswith(CALLS) else "layer"
-    package = file.split("site-packages/")[-1].split("/")[0] if "site-packages/" in file else ""
-    python = file.startswith(PYTHON) and "-packages/" not in file
-    return "framework" if python or package in FRAMEWORKS or file.startswith(("<", TORCH)) else "user"
+    if whose(file) == "user":
+        return "user"
+    return "parity" if file.startswith(PARITY) else "framework"

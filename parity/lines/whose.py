@@ -9,7 +9,7 @@ from typing import Literal
 Whose = Literal["user", "framework", "machinery"]
 
 FRAMEWORKS = ("flax", "haiku", "equinox", "keras", "optax", "chex", "einops")
-MACHINERY = ("jax", "jaxlib", "numpy")
+MACHINERY = ("jax", "jaxlib", "numpy", "torch", "torchgen", "functorch", "opt_einsum", "jaxtyping", "beartype")
 PARITY = os.path.dirname(os.path.dirname(__file__)) + os.sep
 LIBRARY = sysconfig.get_path("stdlib") + os.sep
 INSTALLED = ("site-packages", "dist-packages")  # they may lie within Python's own library

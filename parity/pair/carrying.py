@@ -15,8 +15,9 @@ from parity.entries import GIVEN, Key
 from parity.ledger import Ledger
 from parity.pair.inputs import wide
 from parity.pair.trees import read_tree
-from parity.sources import Piece, Source, find_sources
-from parity.weights import Rule, map_names
+from parity.rule_sources import source_of
+from parity.rules import Rule, map_names
+from parity.sources import Source, find_sources
 from twinstep.errors import UserError
 
 ADDED = Tolerance("relative", 2.0**-22, "a sum that the port's owner made in float32")
@@ -82,20 +83,11 @@ def by_rules(rules: Sequence[Rule], arrays: Mapping, leaves: Mapping, first: Map
 
     arrays: all of `state_dict()`. first: the first of the names of each, which the gradient of a tied one has.
     """
-    targets = map_names(rules, arrays, leaves)
-    sources = {}
-    for name, (leaf, axes) in targets.items():
-        if sorted(axes) not in ([], list(range(arrays[name].ndim))):
-            raise UserError(f"{name!r} has shape {arrays[name].shape}; the rule's axes {axes} do not permute it")
-        sources[leaf] = transposed(first[name], arrays[name].shape, axes)
-    return Carried(sources, shapes_of(arrays))
-
-
-def transposed(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Source:
-    """A leaf that is the whole array with its axes permuted; () keeps them."""
-    axes = axes or tuple(range(len(shape)))
-    after = tuple(shape[axis] for axis in axes)
-    return Source(after, (Piece(name, shape, (), shape, axes, after, ()),))
+    shapes = shapes_of(arrays)
+    wanted = shapes_of(leaves)
+    fed = map_names(rules, arrays, leaves)
+    sources = {leaf: source_of(leaf, feeds, shapes, wanted) for leaf, feeds in fed.items()}
+    return Carried({leaf: source.renamed(first) for leaf, source in sources.items()}, shapes)
 
 
 def by_value(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarray]) -> Carried:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from parity.pair.models import OUTPUT
+from parity.rules import Rule
 from parity.sources import Source
-from parity.weights import Rule
 from twinstep.errors import UserError
 
 
@@ -38,22 +38,38 @@ def by_rules(rules: Sequence[Rule], ours: Iterable[str], tags: Iterable[str]) ->
 def tags_of(rules: Sequence[Rule], name: str) -> list[Layer]:
     """The tags that the rules give to one of torch's modules, the first that matches first."""
     plain, *number = name.partition(" #")  # " #2": the layer's second call
-    matches = [(rule, match) for rule in rules if rule.jax and (match := re.fullmatch(rule.torch, plain))]
-    return [Layer(match.expand(rule.jax) + "".join(number), rule.axes) for rule, match in matches if rule.jax]
+    found = []
+    for rule in rules:
+        if not (isinstance(rule.torch, str) and isinstance(rule.jax, str | None) and rule.is_plain):
+            raise UserError(
+                f"layers= has a rule for {rule.torch!r} with stack, split or reshape; those are for weights="
+            )
+        if rule.jax and (match := re.fullmatch(rule.torch, plain)):
+            found.append(Layer(match.expand(rule.jax) + "".join(number), rule.axes))
+    return found
 
 
 def by_name_or_weights(ours: Sequence[str], tags: Sequence[str], sources: Mapping[str, Source]) -> dict[str, Layer]:
-    """By equal names, however they are spelled ("layers_0/norm" is "layers.0.norm"), or by whose weights they hold."""
+    """By equal names, however they are spelled ("layers_0/norm" is "layers.0.norm"), or by whose weights they hold.
+
+    A tag may be the end of the path to the weights, where it is the end of no other: "block.norm[1]" for the second of
+    the weights in "layers.block.norm", as within Haiku's `layer_stack`.
+    """
     spelled: dict[tuple[str, ...], list[str]] = {}
     for tag in tags:
         spelled.setdefault(words(tag), []).append(tag)
     holders = holders_of(sources)
+    paths = {path for held in holders.values() for path in held}
+    ends = {tag: [path for path in paths if f".{path}".endswith(f".{tag.partition(' #')[0]}")] for tag in tags}
     found: dict[str, Layer] = {}
     taken: set[str] = set()
     for name in ours:
         plain, *number = name.partition(" #")
         same = [name] if name in tags else spelled.get(words(name), [])
-        held = [tag for one in holders.get(plain, ()) if (tag := one + "".join(number)) in tags]
+        held = [path + "".join(number) for path in holders.get(plain, ())]
+        held = [path for path in held if path in tags] or [
+            tag for tag in tags if ends[tag] == holders.get(plain) and tag.partition(" #")[1:] == tuple(number)
+        ]
         if free := [tag for tag in [*same[:1], *held[:1]] if tag not in taken]:
             taken.add(free[0])
             found[name] = Layer(free[0])

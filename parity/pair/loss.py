@@ -48,7 +48,8 @@ def jax_projection(outputs: list[Output], output: Any) -> jax.Array:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         weights = one.weights.transpose(one.axes) if one.axes else one.weights
         if weights.shape == x.shape:  # else the outputs themselves are refused
-            total = total + jnp.sum(jnp.where(jnp.isfinite(x), x, 0) * weights.astype(x.dtype))
+            # In float64 where that is switched on, even of an output in float32, as logits often are.
+            total = total + jnp.sum(jnp.where(jnp.isfinite(x), x, 0) * weights)
     return total
 
 

@@ -13,8 +13,8 @@ from parity.pair.loss import Output, random_weights
 from parity.pair.models import COUNTERS, JaxModel, Pass, TorchModel
 from parity.pair.outputs import axes_between, floating, match_outputs
 from parity.pair.trees import Tree, read_tree
+from parity.rules import Rule
 from parity.scan_names import by_layer
-from parity.weights import Rule
 from twinstep.errors import UserError
 
 AUTO: Literal["auto"] = "auto"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,8 @@ class Source:
 
     def carry(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """The leaf, in the arrays' own type."""
-        leaf = np.zeros(self.shape, np.result_type(*(arrays[name].dtype for name in self.names)))
+        dtype = np.result_type(*(arrays[name].dtype for name in self.names))
+        leaf = np.full(self.shape, -0.0, dtype)  # to which x is added as x, though it be -0
         for piece in self.pieces:
             piece.add(arrays[piece.name], leaf)
         return leaf
@@ -81,6 +82,10 @@ class Source:
         for piece in self.pieces:
             piece.add_back(leaf, pulled[piece.name])
         return pulled
+
+    def renamed(self, names: Mapping[str, str]) -> "Source":
+        """The same of arrays under other names, as tied ones have."""
+        return Source(self.shape, tuple(replace(piece, name=names[piece.name]) for piece in self.pieces))
 
     def describe(self) -> str:
         """In words, for a table: "part 1 of 3 of h.0.attn.c_attn.weight on axis 1"."""

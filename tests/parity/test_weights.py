@@ -7,7 +7,9 @@ import jax_impl.models as jax_models
 import torch_ref.models as torch_models
 from jax_impl.tree import flatten
 from parity.own_bridge import jax_to_torch, torch_to_jax
-from parity.weights import Rule, carry_to_jax, carry_to_torch, map_names
+from parity.pair.carrying import by_rules
+from parity.rules import Rule, map_names
+from parity.weights import carry_to_jax
 from twinstep.config import MLPConfig
 from twinstep.errors import UserError
 from twinstep.presets import DEFAULTS, PRESETS
@@ -74,10 +76,9 @@ def test_rules_rename_and_transpose_and_their_inverse_undoes_both():
     random = np.random.default_rng(0)
     arrays = {"conv1.weight": random.random((5, 4, 3, 2)), "conv1.bias": random.random(5), "counter": np.zeros(1)}
     like = {"Conv_1.kernel": np.zeros((3, 2, 4, 5)), "Conv_1.bias": np.zeros(5)}
-    targets = map_names(rules, arrays, like)
-    leaves = carry_to_jax(targets, arrays, like)
+    leaves = carry_to_jax(map_names(rules, arrays, like), arrays, like)
     assert leaves["Conv_1.kernel"][2, 1, 3, 4] == arrays["conv1.weight"][4, 3, 2, 1]
-    back = carry_to_torch(targets, leaves)
+    back = by_rules(rules, arrays, leaves, {name: name for name in arrays}).back(leaves)
     np.testing.assert_array_equal(back["conv1.weight"], arrays["conv1.weight"])
 
 

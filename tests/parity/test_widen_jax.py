@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from parity.capture import capture_jax
 from parity.jax_internals import user_line
+from parity.lines.line import short
 from parity.widen_jax import widened
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -261,7 +262,7 @@ def test_lines_that_cast_are_named_once():
     jax.jit(widened(tagged, casts))({"w": X[0], "layers": X[1:3]}, X[3])
     first = tagged.__code__.co_firstlineno
     lines = [(1, "tagged"), (7, "tagged"), (4, "tagged.<locals>.layer"), (8, "tagged")]
-    assert sorted(map(str, casts)) == sorted(f"{__file__}:{first + n} {name}" for n, name in lines)
+    assert sorted(map(str, casts)) == sorted(f"{short(__file__)}:{first + n} {name}" for n, name in lines)
 
 
 def test_equations_keep_their_lines():
@@ -276,7 +277,7 @@ def test_what_cannot_be_widened_is_named_and_computed_as_written():
 
     close(widened(function)(X), np.sin(X.astype(np.float32)).astype(float) * 0.1)
     (part,) = narrow_parts(function, X)
-    assert part == f"pure_callback at {__file__}:{function.__code__.co_firstlineno + 1} {function.__qualname__}"
+    assert part == f"pure_callback at {short(__file__)}:{function.__code__.co_firstlineno + 1} {function.__qualname__}"
 
 
 def test_a_function_jitted_before_still_has_its_constants():

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import flax.linen
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,7 @@ from parity.lines.frames import owner_of, running_lines
         (sys.modules[__name__], "user"),
         (torch.__file__.replace("torch/__init__", "torchvision/models/resnet"), "user"),
         (np, "framework"),
-        ("/x/site-packages/einops/einops.py", "framework"),
+        (flax.linen, "framework"),
         (torch.nn.functional, "framework"),
         (nn.modules.normalization, "layer"),
         (nn.modules.module, "framework"),

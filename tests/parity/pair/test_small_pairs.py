@@ -240,6 +240,10 @@ def test_what_casts_to_float32_inside_is_compared_in_float64(eps, verdict):
     assert any("Casts to a narrower float in torch" in note and "test_small_pairs.py" in note for note in result.notes)
 
 
+def test_an_output_in_float32_is_compared_in_float64_with_its_gradients():
+    assert compare_linear(lambda x: jax.nn.relu(x).astype(jnp.float32)).verdict == "agrees"
+
+
 class Normalized(nn.Module):
     def __init__(self):
         super().__init__()
