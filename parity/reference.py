@@ -161,9 +161,11 @@ def watch(side: TorchSide, true_side: TorchSide, before: TrainingState, batch: B
 
 def perturb(state: TrainingState, eps: float, seed: int, names: Sequence[str]) -> TrainingState:
     """Every element of every parameter moved up or down by one ulp, at random."""
-    random = np.random.default_rng(seed)
-    moved = {}
-    for name in names:
-        w = state.weights[name]
-        moved[name] = (w * (1 + eps * random.choice((-1.0, 1.0), w.shape))).astype(w.dtype)
+    moved = moved_by({name: state.weights[name] for name in names}, eps, seed)
     return state._replace(weights={**state.weights, **moved})
+
+
+def moved_by(arrays: Named, eps: float, seed: int) -> Named:
+    """Every element of every array moved up or down by so much of itself, at random."""
+    random = np.random.default_rng(seed)
+    return {n: (w * (1 + eps * random.choice((-1.0, 1.0), w.shape))).astype(w.dtype) for n, w in arrays.items()}

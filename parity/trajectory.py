@@ -6,6 +6,7 @@ several such runs; a port within ten times the envelope is as good as the refere
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -50,14 +51,9 @@ def compare_runs(
 
     anchored: watched step -> the reference there, and the port's step from its state.
     """
-    dtype, run, moved_runs = ledger.dtype, reference.run, reference.moved_runs
-    loss_eps = EPS["float64" if dtype == "float64" else "float32"]
-    envelope = loss_envelope(run.losses, [moved.losses for moved in moved_runs])
-    budgets = [within(width, loss_eps, TRAJECTORY_LOSS if dtype == "float64" else None) for width in envelope]
-    for step, losses in enumerate(zip(run.losses, port.losses, strict=True)):
-        ours, theirs = map(np.float64, losses)
-        ledger.enter(Key("trajectory", "loss", init, "loss"), step, ours, theirs, tolerance=budgets[step])
-
+    run, moved_runs = reference.run, reference.moved_runs
+    ceiling = TRAJECTORY_LOSS if ledger.dtype == "float64" else None
+    free = compare_losses(ledger, init, run.losses, port.losses, [moved.losses for moved in moved_runs], ceiling)
     for step, weights in run.weights.items():
         for name, array in weights.items():
             moved = [other.weights[step][name] for other in moved_runs]
@@ -68,17 +64,46 @@ def compare_runs(
             moved = [others[name] for _, others in at.moved]
             enter_weights(ledger, key, step, array, stepped.after.weights[name], moved)
 
-    return Curve(
-        init=init,
-        steps=list(range(len(run.losses))),
-        reference_loss=run.losses,
-        port_loss=port.losses,
-        free_error=[relative(a, b) for a, b in zip(run.losses, port.losses, strict=True)],
-        envelope=envelope,
-        free_budget=[tolerance.value for tolerance in budgets],
+    return replace(
+        free,
         anchored_steps=list(anchored),
         anchored_error=[relative(at.stepped.loss, stepped.loss) for at, stepped in anchored.values()],
         anchored_envelope=[max(relative(at.stepped.loss, x) for x, _ in at.moved) for at, _ in anchored.values()],
+    )
+
+
+def compare_losses(
+    ledger: Ledger,
+    init: str,
+    ours: list[float],
+    theirs: list[float],
+    moved: list[list[float]],
+    ceiling: Tolerance | None,
+    least: Sequence[float] = (),
+) -> Curve:
+    """Enter the loss of every step of two free runs; returns the curves, without anchored steps.
+
+    moved: losses of the reference from perturbed parameters. ceiling: of the budgets, however wide the envelope.
+    least: the budget of each step's loss by itself, where its terms may cancel; the trajectory's is no smaller.
+    """
+    loss_eps = EPS["float64" if ledger.dtype == "float64" else "float32"]
+    envelope = loss_envelope(ours, moved)
+    budgets = [within(width, loss_eps, ceiling) for width in envelope]
+    budgets = [t._replace(value=max(t.value, own)) for t, own in zip(budgets, least or [0.0] * len(ours), strict=True)]
+    for step, losses in enumerate(zip(ours, theirs, strict=True)):
+        a, b = map(np.float64, losses)
+        ledger.enter(Key("trajectory", "loss", init, "loss"), step, a, b, tolerance=budgets[step])
+    return Curve(
+        init=init,
+        steps=list(range(len(ours))),
+        reference_loss=ours,
+        port_loss=theirs,
+        free_error=[relative(a, b) for a, b in zip(ours, theirs, strict=True)],
+        envelope=envelope,
+        free_budget=[tolerance.value for tolerance in budgets],
+        anchored_steps=[],
+        anchored_error=[],
+        anchored_envelope=[],
     )
 
 
@@ -86,7 +111,7 @@ def loss_envelope(losses: list[float], others: list[list[float]]) -> list[float]
     """The largest relative deviation of the others up to each step."""
     widest, envelope = 0.0, []
     for step, loss in enumerate(losses):
-        widest = max([widest, *(abs(other[step] - loss) / abs(loss) for other in others)])
+        widest = max([widest, *(relative(loss, other[step]) for other in others)])
         envelope.append(widest)
     return envelope
 
@@ -99,16 +124,21 @@ def within(envelope: float, eps: float, ceiling: Tolerance | None) -> Tolerance:
 
 
 def enter_weights(ledger: Ledger, key: Key, step: int, ours: Any, theirs: Any, moved: Sequence[Any]) -> None:
-    """Enter one tensor: by the fixed figure in float64, by ten times the envelope elsewhere.
+    """Enter one tensor beside those of the runs from perturbed parameters."""
+    enter_within(ledger, key, step, ours, theirs, widest(ours, moved))
+
+
+def enter_within(ledger: Ledger, key: Key, step: int, ours: Any, theirs: Any, envelope: float) -> None:
+    """Enter one tensor: by the fixed figure in float64, by ten times its envelope elsewhere.
 
     Where the fixed figure is finer than the reference can repeat itself, it cannot be checked. So it is with weights
     whose gradient is rounding noise (queries and keys where every query sees one key): Muon makes updates of it.
     """
     if ledger.dtype != "float64":
-        ledger.enter(key, step, ours, theirs, tolerance=within(widest(ours, moved), EPS["float32"], None))
+        ledger.enter(key, step, ours, theirs, tolerance=within(envelope, EPS["float32"], None))
         return
     fixed = TOLERANCES["float64"]["trajectory"]
-    if fixed.value < relative(ours, theirs) <= within(widest(ours, moved), 0.0, None).value:
+    if fixed.value < relative(ours, theirs) <= within(envelope, 0.0, None).value:
         ledger.vacuous(key, step, "the reference, perturbed by one ulp, differs from itself as much")
     else:
         ledger.enter(key, step, ours, theirs, tolerance=fixed)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from parity.lines.frames import running_lines
 from parity.lines.line import Line
@@ -119,7 +119,7 @@ def takes_default_dtype(schema: Any, given: dict[str, Any]) -> bool:
     return (
         given.get("dtype") is None
         and any(a.name == "dtype" for a in schema)
-        and not any(isinstance(value, torch.Tensor) for value in given.values())
+        and not any(isinstance(value, torch.Tensor) for value in tree_leaves(given))
     )
 
 

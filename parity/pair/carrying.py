@@ -54,8 +54,21 @@ class Carried:
         return carried + self.constants[name].astype(carried.dtype) if name in self.constants else carried
 
     def gradients(self, arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Gradients by torch's arrays as gradients by leaves: what a conversion adds has none."""
-        return replace(self, constants={}).leaves(arrays, like)
+        """Gradients by torch's arrays as gradients by leaves, such that `back` gives them again.
+
+        What a conversion adds has none. Of an array that feeds several leaves each gets an equal part; a sum of arrays,
+        whose gradients are equal, has theirs.
+        """
+        found = replace(self, constants={}).leaves(arrays, like)
+        alone = self.copied()
+        if not (rest := {leaf: s for leaf, s in self.sources.items() if not alone >= set(s.names)}):
+            return found
+        places = replace(self, sources=rest).back({leaf: np.ones(source.shape) for leaf, source in rest.items()})
+        for leaf, source in rest.items():
+            parts = {name: arrays[name] / np.maximum(places[name], 1) for name in source.names}
+            terms = source.carry({name: np.ones(self.shapes[name]) for name in source.names})
+            found[leaf] = source.carry(parts) / terms
+        return found
 
     def leaves(self, arrays: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """torch's arrays as the port's leaves; one without a source is as in `like`."""

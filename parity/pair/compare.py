@@ -15,12 +15,17 @@ from parity.exercised import source_files, watch_lines
 from parity.ledger import Ledger
 from parity.lines.line import Lines
 from parity.pair import notes
+from parity.pair.batches import with_batches
 from parity.pair.carrying import Convert, compare_weights
 from parity.pair.equals import told_apart
 from parity.pair.inputs import read_inputs
 from parity.pair.lines import wrong_lines
 from parity.pair.loss import Output, jax_projection, torch_projection
+from parity.pair.masks import fitting
+from parity.pair.metrics import compare_metrics
 from parity.pair.models import JaxModel, Pass
+from parity.pair.recipe import Batches, Clip, Metrics, Optimizers, Recipe, Schedules, read_recipe
+from parity.pair.schedules import compare_schedules
 from parity.pair.setup import (
     AUTO,
     Rules,
@@ -33,11 +38,11 @@ from parity.pair.setup import (
 )
 from parity.pair.stages import Compared, compare_pass
 from parity.pair.torch_model import TorchModel, arrays_of, move_weights, of_tensors, own_copy, state_of
-from parity.pair.updates import Optimizers, compare_updates
+from parity.pair.updates import Updates
 from parity.pair.written import judged_pass
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
-from parity.result import Result
+from parity.result import Curve, Result
 from twinstep.errors import UserError
 
 DTYPES = ("float64", "float32", "bfloat16")
@@ -64,11 +69,16 @@ def compare(
     losses: Losses | None = None,
     optimizers: Optimizers | None = None,
     steps: int = 3,
+    batches: Batches | None = None,
+    schedules: Schedules | None = None,
+    clip: Clip | None = None,
+    metrics: Metrics | None = None,
     platform: Platform = "cpu",
 ) -> Result:
     """Is `function` a right port of `module`? `result.first_divergence` names the first stage and tensor that differ.
 
-    module: in the mode (train or eval) in which it is to be compared; it is copied, and left as it is.
+    module: in the mode (train or eval) in which it is to be compared; it is copied, and left as it is. What it drops at
+    random, the port drops too, if it draws as many masks, of the same shapes, by `jax.random.bernoulli`.
     `torch.compile` and `DataParallel` around it are taken off.
     function: `function(params, *inputs)`, or with keywords where `inputs` is a dict; with `buffers` it takes
     (params, buffers, ...) and returns (output, buffers). An output is an array, or any tuple, dict or dataclass.
@@ -89,20 +99,32 @@ def compare(
     losses: functions (output, *inputs) -> scalar of each framework; the outputs times fixed random numbers, summed,
     when left out.
     optimizers: a function from torch parameters to a torch optimizer, and an optax transformation, in float64. With
-    them, updates and moments are compared over `steps` steps from torch's gradients and parameters, and two free runs
-    of as many steps.
+    them, updates and moments are compared over `steps` steps (200 at most) from torch's gradients and parameters, and
+    two free runs of as many steps, whose budget is how far torch's run is from itself when it begins one ulp away. Of
+    more than ten steps ten are compared in all, of the others the losses.
+
+    The rest of a training recipe, each a pair (torch's, JAX's):
+    batches: what both data pipelines yield at each step: iterables, or functions of the step. A batch is as `inputs`
+    (or `jax_inputs`) are, and each step runs on its own. Integers must be equal; floats may differ by a few roundings.
+    schedules: a function from torch's optimizer to its scheduler, or from a step to a rate; and an optax schedule, from
+    a step to a rate, or a list of them, one for each parameter group. The optax transformation holds its own.
+    clip: a function that clips the `.grad` of a list of parameters in place, and an optax transformation or a function
+    from gradients to gradients. It comes before the optimizer, whose transformation need not hold it again. Compared
+    from torch's gradients, also scaled so that clipping changes them, and so that it does not.
+    metrics: functions (output, *inputs) -> a number, or a dict of them. The port's is given torch's output.
+
     platform: where JAX runs, "cpu", "cuda" or "tpu". The copy of the module and its inputs go to the GPU where that is
     "cuda" and torch sees one, else to the CPU; a loss of yours finds both on that device.
 
-    `data`, `schedule`, `clip` and `evaluation` are not compared. What the function or the transformation raises is a
-    divergence at the stage that could not be judged, and ends the comparison. Raises UserError for bad input: names
-    that do not match up, inputs that are empty or not finite, a module that raises, a platform that JAX does not see.
+    Of `data`, `schedule`, `clip` and `evaluation`, what is not handed in is not compared, and named in the notes. What
+    JAX's part of anything raises is a divergence at the stage that could not be judged, and ends the comparison. Raises
+    UserError for bad input: names that do not match up, inputs that are empty or not finite, a platform that JAX does
+    not see, and whatever torch's part of anything raises.
     """
     started = time.monotonic()
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}")
-    if optimizers is not None and dtype != "float64":
-        raise UserError(f"optimizers are compared in float64 only, and dtype is {dtype!r}; leave one of the two out")
+    recipe = read_recipe(Recipe(optimizers, batches, schedules, clip, metrics, steps), dtype)
     wide, ledger, said = dtype == "float64", Ledger(dtype), list[str]()
     wrong: Lines | None = None
     seeds = 1 if wide else SEEDS
@@ -118,7 +140,11 @@ def compare(
 
         chosen: list[Output] = []  # known once the shapes of the outputs are
         torch_loss, jax_loss = losses or (projection(torch_projection, chosen), projection(jax_projection, chosen))
-        truth = TorchModel(own_copy(original, torch_side), torch_side, read, torch_loss, wide=True)
+
+        def fresh() -> TorchModel:
+            return TorchModel(own_copy(original, torch_side), torch_side, read, torch_loss, wide=True)
+
+        truth = fresh()
         reference = truth if wide else TorchModel(original, torch_side, read, torch_loss, wide=False)
         port = JaxModel(function, held.params.build, held.buffers and held.buffers.build, port_read, jax_loss, wide)
         # A sum that was made in float32 is made again in float64.
@@ -126,15 +152,20 @@ def compare(
         leaves, state = held.apart(port.ready(given))
         with watch_lines(source_files(function)) as lines:
             ours: Pass | None = None
+            curves: list[Curve] = []
             try:
+                recipe = with_batches(ledger, recipe, read, port_read, losses is not None, said)
+                compare_schedules(ledger, recipe, original, said)
                 ledger.now("activations", "function")
                 chosen += pair_outputs(reference.outputs(), port, leaves, state, outputs, where)
-                theirs, ours = port.run(leaves, state), reference.run()
+                ours = reference.run()
+                port.masks = fitting(ledger, ours.masks, port.draws(leaves, state) if ours.masks else [], said)
+                theirs = port.run(leaves, state)
                 theirs = one_by_one(theirs, layers, ours)
                 carried = told_apart(carried, start.arrays, ours.param_gradients, theirs.param_gradients)
                 what = Compared(chosen, pair_layers(layers, ours, theirs, carried), carried, where, losses is None)
                 written = (reference.as_written, lambda: port.as_written(leaves, state)) if wide else None
-                passed = judged_pass(Ledger(dtype), what, ours, theirs, None if wide else truth.run(), written)
+                passed, what = judged_pass(Ledger(dtype), what, ours, theirs, None if wide else truth.run(), written)
                 ledger.entries |= passed.entries
                 if wide:
                     wrong = wrong_lines(ledger.judge(), what, reference, port, leaves, state)
@@ -145,13 +176,16 @@ def compare(
                         port.run(*held.apart(port.ready(carried.leaves(moved, held.arrays)))), layers, ours
                     )
                     compare_pass(ledger, what, reference.run(), theirs, truth.run())
-                if optimizers is not None:
-                    compare_updates(ledger, reference, port, carried, leaves, state, optimizers, steps)
+                if recipe.given:
+                    trained = list(ours.param_gradients)
+                    curves = Updates(ledger, recipe, fresh, port, what, trained, leaves, state, said).compare()
+                    compare_metrics(ledger, recipe, fresh(), port, chosen, leaves, state)
             except PortError as error:
                 ledger.refuse_here(GIVEN, str(error))
         stages, tensors, first = ledger.judge()
         said += notes.of_rounding(tensors)
-        said = [*notes.interval(first, tensors, ours), *carried.doubts, *said, *notes.of_dropout(original)]
+        said += notes.of_recipe(recipe)
+        said = [*notes.interval(first, tensors, ours), *carried.doubts, *said, *notes.of_dropout(original, port.masks)]
         said += [
             *notes.of_casts(truth.casts, port.casts),
             *notes.of_narrow(port.narrow),
@@ -160,13 +194,13 @@ def compare(
         return Result(
             model=type(original).__name__,
             dtype=dtype,
-            steps=steps if optimizers else 1,
+            steps=steps if recipe.given else 1,
             seed=0,
             seeds=seeds,
             devices=1,
             stages=stages,
             tensors=tensors,
-            curves=[],
+            curves=curves,
             first_divergence=first,
             needed=list(NEEDED),
             lines=wrong,

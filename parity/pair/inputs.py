@@ -16,9 +16,17 @@ class Inputs(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def named(self) -> list[tuple[str, Any]]:
+        """All by place or name."""
+        return [*((str(number), x) for number, x in enumerate(self.args)), *self.kwargs.items()]
+
     def arrays(self) -> list[np.ndarray]:
         """All arrays in order."""
         return [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, np.ndarray)]
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the arrays."""
+        return [x.shape for x in self.arrays()]
 
     def with_arrays(self, arrays: Sequence[Any]) -> "Inputs":
         """The same with others in their places."""

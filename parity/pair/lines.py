@@ -15,6 +15,7 @@ from parity.lines.record_torch import record_torch
 from parity.pair.models import JaxModel, output_name
 from parity.pair.outputs import floating
 from parity.pair.stages import Compared
+from parity.pair.torch_masks import recorded
 from parity.pair.torch_model import TorchModel
 from parity.result import Divergence, TensorResult
 
@@ -66,11 +67,12 @@ def torch_graph(reference: TorchModel, backward: bool) -> Graph:
     module.zero_grad(set_to_none=True)
 
     def run() -> dict[str, Any]:
-        output, inputs = reference.call()
-        found = {output_name(path): x for path, x in floating(output).items()}
-        found["loss"] = reference.loss(output, *inputs.args, **inputs.kwargs)
+        with recorded():
+            output, inputs = reference.call()
+            loss = reference.loss(output, *inputs.args, **inputs.kwargs)
+        found = {"loss": loss, **{output_name(path): x for path, x in floating(output).items()}}
         if backward:
-            found["loss"].backward()
+            loss.backward()
             found |= {gradient(n): p.grad for n, p in module.named_parameters() if p.grad is not None}
         return found
 
@@ -95,5 +97,6 @@ def jax_graph(port: JaxModel, leaves: Mapping[str, Any], buffers: Mapping[str, A
         found = {output_name(path): x for path, x in outputs.items()}
         return {**found, "loss": value, **{gradient(name): x for name, x in gradients.items()}}
 
-    inputs = {f"input {number}": x for number, x in enumerate(port.inputs.arrays())}
+    arrays = [*port.inputs.arrays(), *(mask.kept for mask in port.masks)]
+    inputs = {f"input {number}": x for number, x in enumerate(arrays)}
     return record_jax(run, {**leaves, **buffers}, inputs)

@@ -13,6 +13,7 @@ from parity.broken import of_port
 from parity.capture import capture_jax
 from parity.lines.line import Line
 from parity.pair.inputs import Inputs, wide
+from parity.pair.masks import Draw, Mask, draws_of, replayed
 from parity.pair.outputs import floating
 from parity.widen_jax import widened
 
@@ -29,6 +30,7 @@ class Pass(NamedTuple):
     gradients: dict[str, np.ndarray]
     param_gradients: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]  # after the pass
+    masks: tuple[Mask, ...] = ()  # that torch drew
 
 
 @dataclass
@@ -43,6 +45,7 @@ class JaxModel:
     wide: bool
     casts: list[Line] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)  # the primitives that cannot be widened, with their lines
+    masks: tuple[Mask, ...] = ()  # torch's of the pass, which it draws instead of its own
     jitted: Any = None
 
     def __post_init__(self) -> None:
@@ -54,8 +57,12 @@ class JaxModel:
         return {name: jnp.asarray(wide(x) if self.wide else x) for name, x in arrays.items()}
 
     def call(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any], arrays: list[Any]) -> tuple[Any, Any]:
-        """The output and the buffers after it; traceable."""
-        inputs = self.inputs.with_arrays(arrays)
+        """The output and the buffers after it; traceable. arrays: the inputs', and the masks."""
+        with replayed(arrays[len(self.inputs.arrays()) :]):
+            return self.returned(leaves, buffers, self.inputs.with_arrays(arrays))
+
+    def returned(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any], inputs: Inputs) -> tuple[Any, Any]:
+        """What the function returns, with buffers or none."""
         if self.build_buffers is None:
             return self.function(self.build(leaves), *inputs.args, **inputs.kwargs), {}
         found = self.function(self.build(leaves), self.build_buffers(buffers), *inputs.args, **inputs.kwargs)
@@ -71,6 +78,11 @@ class JaxModel:
     def shapes(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> Any:
         """Of the output; nothing is computed."""
         return jax.eval_shape(self.arithmetic(lambda *args: self.call(*args)[0]), leaves, buffers, self.inputs.arrays())
+
+    @of_port()
+    def draws(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> list[Draw]:
+        """The masks that the port draws by itself."""
+        return draws_of(lambda *args: self.call(*args)[1], leaves, buffers, self.inputs.arrays())
 
     @of_port()
     def values(self, leaves: Mapping[str, Any], buffers: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -92,7 +104,7 @@ class JaxModel:
             self.jitted = jax.jit(lambda leaves, *rest: capture_jax(loss, leaves, *rest))
         given = {name: x for name, x in leaves.items() if jnp.issubdtype(x.dtype, jnp.floating)}
         fixed = {name: x for name, x in leaves.items() if name not in given}
-        found = self.jitted(given, fixed, buffers, self.inputs.arrays())
+        found = self.jitted(given, fixed, buffers, [*self.inputs.arrays(), *(mask.kept for mask in self.masks)])
         host = lambda named: {name: np.asarray(x) for name, x in named.items()}
         outputs, after = found.aux
         return Pass(

@@ -7,7 +7,9 @@ from parity.budget import BULK, TOLERANCES
 from parity.exercised import Lines, not_run
 from parity.lines.line import Line
 from parity.pair.layers import is_output
+from parity.pair.masks import Mask
 from parity.pair.models import Pass
+from parity.pair.recipe import STAGES, Recipe
 from parity.pair.stages import Compared
 from parity.result import Divergence, TensorResult
 
@@ -48,10 +50,12 @@ def of_narrow(parts: Sequence[str]) -> list[str]:
     return [f"Not widened to float64, and computed as written in JAX: {some(parts)}."] if parts else []
 
 
-def of_dropout(module: "torch.nn.Module") -> list[str]:
-    """Modules that drop at random: no port can match their masks."""
+def of_dropout(module: "torch.nn.Module", replayed: Sequence[Mask]) -> list[str]:
+    """Modules that drop at random: no port can match their masks, unless it is given them."""
     import torch
 
+    if replayed:
+        return []
     kinds = torch.nn.modules.dropout._DropoutNd
     dropping = [
         name for name, part in module.named_modules() if isinstance(part, kinds) and part.training and part.p > 0
@@ -61,6 +65,15 @@ def of_dropout(module: "torch.nn.Module") -> list[str]:
     return [
         f"In train mode these drop at random, which no port can match: {some(dropping)}; set p to 0, or call eval()."
     ]
+
+
+def of_recipe(recipe: Recipe) -> list[str]:
+    """The stages of a recipe of which nothing was handed in; none where only the model is compared."""
+    missing = [stage for name, stage in STAGES.items() if getattr(recipe, name) is None]
+    if not recipe.given or not missing:
+        return []
+    arguments = [f"{name}=" for name, stage in STAGES.items() if stage in missing]
+    return [f"Not compared, since nothing of it was handed in ({', '.join(arguments)}): {', '.join(missing)}."]
 
 
 def interval(first: Divergence | None, tensors: Sequence[TensorResult], ours: Pass | None) -> list[str]:

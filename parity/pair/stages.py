@@ -51,9 +51,8 @@ def compare_pass(ledger: Ledger, what: Compared, ours: Pass, theirs: Pass, truth
         )
 
     true_loss = None if truth is None else truth.loss
-    key = Key("loss", "loss", GIVEN)
-    tolerance = of_projection(ledger, what, ours) if what.projected else allowed(ledger, what, key)
-    ledger.enter(key, 0, ours.loss, theirs.loss, true_loss, tolerance=tolerance)
+    tolerance = loss_tolerance(ledger, what, ours)
+    ledger.enter(Key("loss", "loss", GIVEN), 0, ours.loss, theirs.loss, true_loss, tolerance=tolerance)
 
     for name in backwards([name for name in ours.gradients if name in what.layers]):
         if what.layers[name].tag in theirs.gradients:
@@ -108,6 +107,11 @@ def allowed(ledger: Ledger, what: Compared, key: Key) -> Tolerance:
 def transposed(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """The output in the port's layout."""
     return x.transpose(axes) if axes else x
+
+
+def loss_tolerance(ledger: Ledger, what: Compared, ours: Pass) -> Tolerance:
+    """Of the user's loss, or of ours."""
+    return of_projection(ledger, what, ours) if what.projected else allowed(ledger, what, Key("loss", "loss", GIVEN))
 
 
 def of_projection(ledger: Ledger, what: Compared, ours: Pass) -> Tolerance:

@@ -17,6 +17,7 @@ from parity.pair.carrying import Convert, State
 from parity.pair.inputs import Inputs, wide
 from parity.pair.models import COUNTERS, OUTPUT, Pass
 from parity.pair.outputs import floating
+from parity.pair.torch_masks import recorded
 from parity.widen_torch import widen_module, widened
 from twinstep.errors import UserError
 
@@ -113,7 +114,7 @@ class TorchModel:
     def outputs(self) -> dict[str, np.ndarray]:
         """The floating arrays of the output by path. Statistics are not changed."""
         before = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        with self.arithmetic(), torch.no_grad():
+        with self.arithmetic(), torch.no_grad(), recorded():
             found = {path: to_numpy(x) for path, x in floating(self.call()[0]).items()}
             for name, buffer in self.module.named_buffers():
                 buffer.copy_(before[name])
@@ -128,15 +129,19 @@ class TorchModel:
         """Forward and backward; a gradient that reaches no parameter is zero, and frozen parameters have none."""
         self.module.zero_grad(set_to_none=True)
         with self.arithmetic() as casts, capture_torch(self.module, OUTPUT) as passes:
-            output, inputs = self.call()
-            loss = self.loss(output, *inputs.args, **inputs.kwargs)
+            with recorded() as masks:
+                output, inputs = self.call()
+                loss = self.loss(output, *inputs.args, **inputs.kwargs)
             if loss.requires_grad:
                 loss.backward()
         self.casts += [cast for cast in casts if cast not in self.casts]
         outputs = {path: to_numpy(x) for path, x in floating(output).items()}
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         gradients = {n: to_numpy(torch.zeros_like(p) if p.grad is None else p.grad) for n, p in trained.items()}
-        return Pass(to_numpy(loss), outputs, passes[0].activations, passes[0].gradients, gradients, self.buffers())
+        found = passes[0]
+        return Pass(
+            to_numpy(loss), outputs, found.activations, found.gradients, gradients, self.buffers(), tuple(masks)
+        )
 
 
 def load(module: torch.nn.Module, arrays: Mapping[str, np.ndarray]) -> None:

@@ -26,18 +26,18 @@ Written = tuple[Callable[[], Pass], Callable[[], Pass]]  # torch's pass and the 
 
 def judged_pass(
     empty: Ledger, what: Compared, ours: Pass, theirs: Pass, truth: Pass | None, written: Written | None
-) -> Ledger:
-    """A ledger of one pass, of which the known rounding is allowed for where it does not agree without.
+) -> tuple[Ledger, Compared]:
+    """A ledger of one pass, of which the known rounding is allowed for where it does not agree without; and with it.
 
     written: in float64.
     """
     passed = replace(empty, entries={})
     compare_pass(passed, what, ours, theirs, truth)
     if written is None or passed.judge()[2] is None:
-        return passed
-    passed = replace(empty, entries={})
-    compare_pass(passed, what._replace(known=known_rounding(what, (ours, theirs), written)), ours, theirs, truth)
-    return passed
+        return passed, what
+    passed, what = replace(empty, entries={}), what._replace(known=known_rounding(what, (ours, theirs), written))
+    compare_pass(passed, what, ours, theirs, truth)
+    return passed, what
 
 
 def known_rounding(what: Compared, passes: tuple[Pass, Pass], written: Written) -> Known:

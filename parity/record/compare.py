@@ -69,7 +69,7 @@ def compare_passes(ledger: Ledger, pairing: Pairing) -> tuple[int, list[str], Pa
     written = (lambda: held(ours), lambda: held(theirs)) if wide else None
     what = pairing.compared(ours.run, theirs.run)
     truth = None if wide else held(ours)
-    ledger.entries |= judged_pass(ledger, what, ours.run, theirs.run, truth, written).entries
+    ledger.entries |= judged_pass(ledger, what, ours.run, theirs.run, truth, written)[0].entries
     seeds = same_weights(pairing.reference, pairing.port)
     for seed in range(1, seeds):
         again, port = passes_of(pairing, seed)

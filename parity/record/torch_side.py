@@ -58,7 +58,7 @@ def record_torch(
     state = state_of(original)
     truth = TorchModel(own_copy(original, device), device, inputs, ours, wide=True)
     reference = truth if is_wide else TorchModel(original, device, inputs, ours, wide=False)
-    notes = of_dropout(original)
+    notes = of_dropout(original, ())
     if given is not None and given.original is not None:
         start = given.original.start
         check_outputs(reference.outputs(), start, given.folder)

@@ -190,6 +190,7 @@ BUGS = (
     ),
     Bug(
         "no gradient through the statistics", "statistics", statistics_without_gradient, FIRST,
-        torch=(*NORM, "modeling_resnet.py:ResNetShortCut.forward: hidden_state = self.normalization("), stage="gradients",
+        torch=(*NORM, "modeling_resnet.py:ResNetShortCut.forward: hidden_state = self.normalization("),
+        stage="gradients",
     ),
 )  # fmt: skip
