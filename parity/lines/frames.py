@@ -10,7 +10,8 @@ from torch.autograd import graph
 from parity.lines.line import Line, one_line
 from parity.lines.whose import PARITY, whose
 
-HERE = (f"{PARITY}lines/", f"{PARITY}widen_torch.py")  # they stand inside every operation
+# They stand inside every operation.
+HERE = (f"{PARITY}lines/", f"{PARITY}widen_torch.py", f"{PARITY}pair/torch_masks.py")
 TORCH = f"{Path(torch.__file__).parent}/"
 LAYERS = (f"{TORCH}nn/modules/", f"{TORCH}nn/utils/")
 OPTIMIZERS = f"{TORCH}optim/"
