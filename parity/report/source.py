@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from parity.lines.line import Line, short
-from parity.report.markup import Markup, element, join
+from parity.report.markup import Markup, element
 from parity.report.tables import section
 from parity.report.text import printable
 from parity.result import Result
@@ -74,10 +74,10 @@ def lines_section(result: Result) -> Iterator[Markup]:
         parts = [element("h3", name), element("p", element("code", where), title=short(line.file) if line else None)]
         if line is not None and (found := excerpt(line)):
             rows = [
-                element("span", f"{number:4}  {source}\n", class_="wrong" if wrong else "soft")
+                element("span", f"{number:4}  {source}", class_="wrong" if wrong else "soft")
                 for number, source, wrong in found
             ]
-            parts.append(element("pre", element("code", join(rows))))
+            parts.append(element("pre", element("code", Markup("\n".join(rows)))))
         parts += [element("p", words, class_="soft") for words in what_is_read(result, key)]
         columns.append(element("div", *parts))
     if columns:
