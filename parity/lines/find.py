@@ -7,8 +7,9 @@ from typing import NamedTuple
 from parity.lines.fingerprint import distance
 from parity.lines.graph import Graph, Node
 from parity.lines.line import Line
-from parity.lines.match import Side, match, relation
-from parity.lines.suspects import FINE, LEAVES, Operand, only_takes, operands, path_to_origin, suspects
+from parity.lines.match import Side, match
+from parity.lines.origins import in_order, origins, with_counterpart
+from parity.lines.suspects import FINE, LEAVES, Operand, only_takes, operands, suspects
 
 # From the rounding of float64 on. Tables that a code makes in float32 part by 1e-8 before anything is wrong.
 TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9, 1e-11)
@@ -39,13 +40,13 @@ def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward:
 
     backward: among the operations of the backward pass, whose lines are those of the forward operations.
     """
-    ours = [torch.results[name] for name, _ in results if name in torch.results]
-    theirs = [jax.results[name] for _, name in results if name in jax.results]
+    both = [(torch.results[a], jax.results[b]) for a, b in results if a in torch.results and b in jax.results]
+    ours, theirs = [a for a, _ in both], [b for _, b in both]
     among = depends_on(torch, ours), depends_on(jax, theirs)
     # A gradient that is missing depends on nothing: what it would be made of is looked for everywhere.
     known = (set(range(len(torch.nodes))), set(range(len(jax.nodes)))) if backward else among
     best: Found | None = None
-    for tolerance in in_turn([(torch.nodes[a], jax.nodes[b]) for a, b in zip(ours, theirs, strict=True)]):
+    for tolerance in in_turn([(torch.nodes[a], jax.nodes[b]) for a, b in both]):
         sides = match(torch, jax, known, tolerance)
         found = [suspects(side, nodes, backward) for side, nodes in zip(sides, among, strict=True)]
         if not any(found):
@@ -60,16 +61,16 @@ def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward:
         rests = all(one is None or rests_on_agreement(one) for one in pair)
         if rests and stands_out(sides, chosen, STANDS_OUT * tolerance):
             return answer
-    return best or of_results(match(torch, jax, known, TOLERANCES[-1]), ours, theirs)
+    return best or of_results(match(torch, jax, known, TOLERANCES[-1]), both)
 
 
-def of_results(sides: tuple[Side, Side], ours: Sequence[int], theirs: Sequence[int]) -> Found | None:
+def of_results(sides: tuple[Side, Side], both: Sequence[tuple[int, int]]) -> Found | None:
     """Where nothing between says enough, as behind a loss: what makes the results of arrays that agree."""
     tolerance = TOLERANCES[-1]
-    pairs = [(sides[0].graph.nodes[a], sides[1].graph.nodes[b]) for a, b in zip(ours, theirs, strict=True)]
+    pairs = [(sides[0].graph.nodes[a], sides[1].graph.nodes[b]) for a, b in both]
     if all(distance(a.fingerprint, b.fingerprint) <= tolerance and in_order(a, b, tolerance) for a, b in pairs):
         return None
-    blamed = origins(sides, (ours[0], theirs[0]), tolerance)
+    blamed = origins(sides, both[0], tolerance)
     pair = [None if one is None else suspect(side, one, tolerance) for side, one in zip(sides, blamed, strict=True)]
     return Found(pair[0], pair[1], tolerance, True)
 
@@ -116,64 +117,6 @@ def alike(sides: tuple[Side, Side], one: int | None, other: int | None) -> bool:
     """Whether both make as many numbers: else one side computes something that the other never does."""
     sizes = [side.graph.nodes[n].fingerprint.size for side, n in zip(sides, (one, other), strict=True) if n is not None]
     return len(set(sizes)) <= 1
-
-
-def with_counterpart(sides: tuple[Side, Side], ours: list[int], theirs: list[int]) -> tuple[int | None, int | None]:
-    """A gradient that only one side computes, and the operation of the other's forward pass through which none goes.
-
-    It is the one that comes last in the forward pass, from where the other's gradients are wrong as well.
-    """
-    found: list[tuple[int, int, int]] = []  # place in the forward pass of JAX, and both nodes
-    for side, number in ((0, ours), (1, theirs)):
-        if number and (pair := forward_pair(sides, side, number[0])) is not None:
-            nodes = (number[0], pair[1]) if side == 0 else (pair[1], number[0])
-            found.append((pair[1 - side], *nodes))
-    if not found:
-        return (ours[0] if ours else None), (theirs[0] if theirs else None)
-    _, one, other = max(found)
-    return one, other
-
-
-def forward_pair(sides: tuple[Side, Side], side: int, number: int) -> tuple[int, int] | None:
-    """The last operation of the forward pass on the line of a gradient's that the other side has too; and that one."""
-    own, line = sides[side], sides[side].graph.nodes[number].line
-    known = [
-        (n, match)
-        for n, node in enumerate(own.graph.nodes)
-        if node.line == line and not node.backward and own.telling[n]
-        for match in own.matches[n]
-        if own.other.nodes[match].line and not own.other.nodes[match].backward
-    ]
-    return max(known, default=None)
-
-
-def origins(
-    sides: tuple[Side, Side], chosen: tuple[int | None, int | None], tolerance: float
-) -> tuple[int | None, int | None]:
-    """The operations that made the suspects wrong. Where one put equal numbers in another order, its counterpart."""
-    paths = [[] if n is None else path_to_origin(side, n, tolerance) for side, n in zip(sides, chosen, strict=True)]
-    found = [path[-1] if path else None for path in paths]
-    for side, (own, other) in enumerate((paths, paths[::-1])):
-        if own and len(other) > 1:
-            same = [
-                n
-                for number in other[1:]
-                for n in sides[1 - side].matches[number]
-                if out_of_order(sides, side, n, number, tolerance)
-            ]
-            found[side] = min([*same, *own[1:]], default=own[0])
-    return found[0], found[1]
-
-
-def out_of_order(sides: tuple[Side, Side], side: int, own: int, other: int, tolerance: float) -> bool:
-    """Whether two arrays of equal numbers, which say something, can be told to differ in their order."""
-    nodes = sides[side].graph.nodes[own], sides[1 - side].graph.nodes[other]
-    return sides[side].telling[own] and not in_order(*nodes, tolerance)
-
-
-def in_order(one: Node, other: Node, tolerance: float) -> bool:
-    """Whether nothing is known that tells the order of two arrays apart."""
-    return relation(one, other, tolerance) not in ("swapped", "reordered")
 
 
 def suspect(side: Side, number: int, tolerance: float) -> Suspect:

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import linecache
 import math
+from unittest import mock
 
 import flax.linen
 import jax
@@ -147,6 +148,14 @@ def test_lines_are_those_before_any_update():
     optimizers = (lambda ps: torch.optim.SGD(ps, 0.1), optax.sgd(0.1))
     other = lambda params, x: mlp(params, x, gelu=jax.nn.relu)
     assert str(lines_of(other, optimizers=optimizers).lines) == str(lines_of(other).lines)
+
+
+def test_a_search_that_fails_costs_no_verdict():
+    with mock.patch("parity.pair.lines.record_jax", side_effect=NotImplementedError("no such primitive")):
+        result = lines_of(lambda params, x: mlp(params, x, gelu=jax.nn.relu))
+    assert result.verdict == "diverges"
+    assert result.lines is None
+    assert any("could not be looked for: NotImplementedError: no such primitive" in note for note in result.notes)
 
 
 def test_in_float32_no_line_is_searched():
