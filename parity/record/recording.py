@@ -108,8 +108,8 @@ class Recording:
 
 
 def write_seed(folder: Path, seed: int, weights: dict[str, np.ndarray], passes: list[Ran]) -> None:
-    """Of the passes after the first only what the loss changes."""
-    first, *rest = ({name: p and p._asdict() for name, p in ran._asdict().items()} for ran in passes)
+    """Of the passes after the first only what the loss changes; of none dropout's masks, which no port replays yet."""
+    first, *rest = ({name: p and p._replace(masks=())._asdict() for name, p in ran._asdict().items()} for ran in passes)
     again = [{name: p and {k: p[k] for k in OF_LOSS} for name, p in ran.items()} for ran in rest]
     save_part(folder, f"seed-{seed}", {"weights": weights, "passes": [first, *again]})
 
