@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,7 @@ def colored(side: Side, nodes: set[int]) -> dict[int, str]:
     return found
 
 
-def table(rows: list[dict[str, str]]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Of each port, how many bugs are named at the line on either side."""
     lines = ["| port | bugs | JAX's line | torch's line |", "|---|---:|---:|---:|"]
     ports = list(dict.fromkeys(row["port"] for row in rows))
@@ -109,6 +110,9 @@ def table(rows: list[dict[str, str]]) -> str:
     total = {side: sum(right[side].values()) for side in right}
     share = {side: f"{total[side]} ({total[side] / len(rows):.0%})" for side in right}
     lines.append(f"| **all** | {len(rows)} | {share['jax']} | {share['torch']} |")
+    sure = [row for row in rows if row["exact"]]
+    both = {side: sum(row[side] == "right" for row in sure) for side in right}
+    lines.append(f"| those said to be exact | {len(sure)} | {both['jax']} | {both['torch']} |")
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ class Suspect(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The first wrong operation of each side; None where a side has none. together: both are one place."""
+    """The first wrong operation of each side; None where a side has none. together: surely one place."""
 
     torch: Suspect | None
     jax: Suspect | None
@@ -55,13 +55,15 @@ def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward:
         alone = backward and not (all(found) and shared(sides, *chosen))
         blamed = with_counterpart(sides, *found) if alone else origins(sides, chosen, tolerance)
         pair = [None if one is None else suspect(side, one, tolerance) for side, one in zip(sides, blamed, strict=True)]
-        together = alone or not all(found) or (shared(sides, *chosen) and alike(sides, *blamed))
+        together = not alone and (not all(found) or (shared(sides, *chosen) and alike(sides, *blamed)))
         answer = Found(pair[0], pair[1], tolerance, together)
         best = best or answer
         rests = all(one is None or rests_on_agreement(one) for one in pair)
         if rests and stands_out(sides, chosen, STANDS_OUT * tolerance):
             return answer
-    return best or of_results(match(torch, jax, known, TOLERANCES[-1]), both)
+    if best is not None:
+        return best._replace(together=False)
+    return of_results(match(torch, jax, known, TOLERANCES[-1]), both)
 
 
 def of_results(sides: tuple[Side, Side], both: Sequence[tuple[int, int]]) -> Found | None:
