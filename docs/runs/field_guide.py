@@ -21,11 +21,12 @@ BEYOND = 14.0  # powers of ten beyond the budget at which the colour ends
 
 
 def symptom(fault: dict[str, Any]) -> str:
-    """Where the engine saw it first, the error as a multiple of the budget, and the flags if it takes any."""
+    """Where the engine saw it first, its error by the budget, the line that it named, and the flags if it takes any."""
     size = "beyond measure" if fault["ratio_to_budget"] is None else f"{decades(fault['ratio_to_budget'])} × budget"
     where = f"`{fault['tensor']}`" if fault["tensor"] else ""
     flags = f"; with `{fault['flags']}`" if fault["flags"] else ""
-    return f"{where}, step {fault['step']}: {size}{flags}"
+    line = f"; {fault['line']}" if fault.get("line") else ""
+    return f"{where}, step {fault['step']}: {size}{line}{flags}"
 
 
 def decades(ratio: float) -> str:

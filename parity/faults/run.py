@@ -73,6 +73,7 @@ class Outcome:
             "step": None if first is None else first.step,
             "init": None if first is None else first.init,
             "note": "" if first is None else first.note,
+            "line": "" if self.result.lines is None else str(self.result.lines),
             "flags": self.fault.flags,
             "command": command_of(self.fault),
             "ratios": ratios,

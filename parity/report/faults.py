@@ -2,8 +2,9 @@
 
 A row is an object of faults.json: `name`, `model`, `equivalent`, `expected_stage` and `found_stage` (null where there
 is none), `ratio_to_budget` (of the first divergence, or the largest of a run that agrees; null where it is infinite).
-A row may have `about`, `reason` and `command` for people, and `ratios`: stage -> largest error / budget there, null
-where nothing was compared or it is infinite. Whatever else it has is written to faults.json and not shown.
+A row may have `about`, `reason`, `line` (the first wrong line of either side) and `command` for people, and `ratios`:
+stage -> largest error / budget there, null where nothing was compared or it is infinite. Whatever else it has is written
+to faults.json and not shown.
 """
 
 import json
@@ -37,7 +38,7 @@ LEGEND = {
     OVER: f"{ELSEWHERE} found, not expected there",
 }
 SHORT = {stage: stage[:2] for stage in STAGES}
-FOR_PEOPLE = ("about", "reason", "command")
+FOR_PEOPLE = ("about", "reason", "line", "command")
 
 
 def outcome(row: Row) -> str:
