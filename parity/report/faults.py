@@ -3,8 +3,8 @@
 A row is an object of faults.json: `name`, `model`, `equivalent`, `expected_stage` and `found_stage` (null where there
 is none), `ratio_to_budget` (of the first divergence, or the largest of a run that agrees; null where it is infinite).
 A row may have `about`, `reason`, `line` (the first wrong line of either side) and `command` for people, and `ratios`:
-stage -> largest error / budget there, null where nothing was compared or it is infinite. Whatever else it has is written
-to faults.json and not shown.
+stage -> largest error / budget there, null where nothing was compared or it is infinite. Whatever else it has is
+written to faults.json and not shown.
 """
 
 import json
