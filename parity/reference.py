@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parity.budget import EPS
+from parity.envelope import PERTURBATIONS, moved_by, watched_steps
 from parity.platforms import torch_device, with_orthogonalization
 from parity.request import Platform
 from parity.serial import SerialProducts
@@ -16,9 +17,6 @@ from torch_ref.models import weight_shapes
 from twinstep.config import Config
 from twinstep.data import Data
 from twinstep.init import initial_weights
-
-WATCHED = 10  # steps at which everything is compared, at most; losses are compared at every step
-PERTURBATIONS = 3  # runs of the reference from parameters perturbed by one ulp
 
 
 @dataclass
@@ -79,13 +77,6 @@ class Reference(NamedTuple):
     end: TrainingState
     evaluation: Named
     true_evaluation: Named
-
-
-def watched_steps(steps: int) -> list[int]:
-    """All of them, or the first three, the last and some between."""
-    if steps <= WATCHED:
-        return list(range(steps))
-    return sorted({0, 1, 2, *np.linspace(3, steps - 1, WATCHED - 3).round().astype(int).tolist()})
 
 
 def make_reference(
@@ -163,9 +154,3 @@ def perturb(state: TrainingState, eps: float, seed: int, names: Sequence[str]) -
     """Every element of every parameter moved up or down by one ulp, at random."""
     moved = moved_by({name: state.weights[name] for name in names}, eps, seed)
     return state._replace(weights={**state.weights, **moved})
-
-
-def moved_by(arrays: Named, eps: float, seed: int) -> Named:
-    """Every element of every array moved up or down by so much of itself, at random."""
-    random = np.random.default_rng(seed)
-    return {n: (w * (1 + eps * random.choice((-1.0, 1.0), w.shape))).astype(w.dtype) for n, w in arrays.items()}

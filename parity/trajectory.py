@@ -8,12 +8,10 @@ several such runs; a port within ten times the envelope is as good as the refere
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
-import numpy as np
-
-from parity.budget import EPS, TOLERANCES, TRAJECTORY_LOSS, Tolerance, relative
+from parity.budget import TRAJECTORY_LOSS, relative
 from parity.entries import Key
+from parity.envelope import compare_losses, enter_weights
 from parity.jax_side import JaxSide
 from parity.ledger import Ledger
 from parity.real_step import compare_resumed
@@ -21,8 +19,6 @@ from parity.reference import Reference, Run, Watched
 from parity.result import Curve
 from parity.side import Stepped, TrainingState
 from twinstep.data import Data
-
-FLOOR_ULPS = 4  # of the loss, or of a tensor's norm: what one more rounding may do where the envelope is smaller
 
 
 def run_port(
@@ -70,80 +66,3 @@ def compare_runs(
         anchored_error=[relative(at.stepped.loss, stepped.loss) for at, stepped in anchored.values()],
         anchored_envelope=[max(relative(at.stepped.loss, x) for x, _ in at.moved) for at, _ in anchored.values()],
     )
-
-
-def compare_losses(
-    ledger: Ledger,
-    init: str,
-    ours: list[float],
-    theirs: list[float],
-    moved: list[list[float]],
-    ceiling: Tolerance | None,
-    least: Sequence[float] = (),
-) -> Curve:
-    """Enter the loss of every step of two free runs; returns the curves, without anchored steps.
-
-    moved: losses of the reference from perturbed parameters. ceiling: of the budgets, however wide the envelope.
-    least: the budget of each step's loss by itself, where its terms may cancel; the trajectory's is no smaller.
-    """
-    loss_eps = EPS["float64" if ledger.dtype == "float64" else "float32"]
-    envelope = loss_envelope(ours, moved)
-    budgets = [within(width, loss_eps, ceiling) for width in envelope]
-    budgets = [t._replace(value=max(t.value, own)) for t, own in zip(budgets, least or [0.0] * len(ours), strict=True)]
-    for step, losses in enumerate(zip(ours, theirs, strict=True)):
-        a, b = map(np.float64, losses)
-        ledger.enter(Key("trajectory", "loss", init, "loss"), step, a, b, tolerance=budgets[step])
-    return Curve(
-        init=init,
-        steps=list(range(len(ours))),
-        reference_loss=ours,
-        port_loss=theirs,
-        free_error=[relative(a, b) for a, b in zip(ours, theirs, strict=True)],
-        envelope=envelope,
-        free_budget=[tolerance.value for tolerance in budgets],
-        anchored_steps=[],
-        anchored_error=[],
-        anchored_envelope=[],
-    )
-
-
-def loss_envelope(losses: list[float], others: list[list[float]]) -> list[float]:
-    """The largest relative deviation of the others up to each step."""
-    widest, envelope = 0.0, []
-    for step, loss in enumerate(losses):
-        widest = max([widest, *(relative(loss, other[step]) for other in others)])
-        envelope.append(widest)
-    return envelope
-
-
-def within(envelope: float, eps: float, ceiling: Tolerance | None) -> Tolerance:
-    """Ten times the envelope, but never more than the ceiling where there is one."""
-    times = TOLERANCES["float32"]["trajectory"]
-    value = times.value * max(envelope, FLOOR_ULPS * eps)
-    return Tolerance("relative", value if ceiling is None else min(value, ceiling.value), times.reason)
-
-
-def enter_weights(ledger: Ledger, key: Key, step: int, ours: Any, theirs: Any, moved: Sequence[Any]) -> None:
-    """Enter one tensor beside those of the runs from perturbed parameters."""
-    enter_within(ledger, key, step, ours, theirs, widest(ours, moved))
-
-
-def enter_within(ledger: Ledger, key: Key, step: int, ours: Any, theirs: Any, envelope: float) -> None:
-    """Enter one tensor: by the fixed figure in float64, by ten times its envelope elsewhere.
-
-    Where the fixed figure is finer than the reference can repeat itself, it cannot be checked. So it is with weights
-    whose gradient is rounding noise (queries and keys where every query sees one key): Muon makes updates of it.
-    """
-    if ledger.dtype != "float64":
-        ledger.enter(key, step, ours, theirs, tolerance=within(envelope, EPS["float32"], None))
-        return
-    fixed = TOLERANCES["float64"]["trajectory"]
-    if fixed.value < relative(ours, theirs) <= within(envelope, 0.0, None).value:
-        ledger.vacuous(key, step, "the reference, perturbed by one ulp, differs from itself as much")
-    else:
-        ledger.enter(key, step, ours, theirs, tolerance=fixed)
-
-
-def widest(ours: Any, moved: Sequence[Any]) -> float:
-    """The envelope of one tensor: the largest deviation of the runs from perturbed parameters."""
-    return max(relative(ours, other) for other in moved)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from parity.lines.fingerprint import distance
 from parity.lines.graph import Graph, Node
 from parity.lines.line import Line
@@ -95,12 +97,20 @@ def in_turn(results: Sequence[tuple[Node, Node]]) -> list[float]:
 def closest(sides: tuple[Side, Side], ours: list[int], theirs: list[int]) -> tuple[int | None, int | None]:
     """The first suspects of both sides that read the same: those of one wrong place, not of two.
 
-    Before others those that calculate: what only takes a part of its operand is rarely wrong.
+    Before others those that calculate: what only takes a part of its operand is rarely wrong. And before those that
+    scale the same numbers by different factors, which may make up for it later.
     """
     pairs = [(one, other) for one in ours for other in theirs if shared(sides, one, other)]
     if pairs:
-        return min(pairs, key=lambda pair: only_takes(sides[0], pair[0]) + only_takes(sides[1], pair[1]))
+        parts = lambda one, other: only_takes(sides[0], one) + only_takes(sides[1], other)
+        return min(pairs, key=lambda pair: (parts(*pair), proportional(sides, *pair)))
     return (ours[0] if ours else None), (theirs[0] if theirs else None)
+
+
+def proportional(sides: tuple[Side, Side], one: int, other: int) -> bool:
+    """Whether two arrays are multiples of each other."""
+    a, b = sides[0].graph.nodes[one].fingerprint, sides[1].graph.nodes[other].fingerprint
+    return a.size == b.size and bool(np.allclose(a.sums[1:], b.sums[1:], rtol=0, atol=TOLERANCES[-1]))
 
 
 def shared(sides: tuple[Side, Side], one: int | None, other: int | None) -> bool:

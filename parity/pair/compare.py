@@ -38,6 +38,7 @@ from parity.pair.setup import (
 )
 from parity.pair.stages import Compared, compare_pass
 from parity.pair.torch_model import TorchModel, arrays_of, move_weights, of_tensors, own_copy, state_of
+from parity.pair.update_lines import update_lines
 from parity.pair.updates import Updates
 from parity.pair.written import judged_pass
 from parity.platforms import jax_device, torch_device
@@ -168,10 +169,7 @@ def compare(
                 passed, what = judged_pass(Ledger(dtype), what, ours, theirs, None if wide else truth.run(), written)
                 ledger.entries |= passed.entries
                 if wide:
-                    try:
-                        wrong = wrong_lines(ledger.judge(), what, reference, port, leaves, state)
-                    except Exception as error:  # the verdict stands without
-                        said.append(f"The wrong lines could not be looked for: {described(error)}.")
+                    wrong = searched(said, lambda: wrong_lines(ledger.judge(), what, reference, port, leaves, state))
                 said += notes.left_out(what, ours, theirs)
                 for seed in range(1, seeds):
                     moved = move_weights(reference, truth, seed)
@@ -181,7 +179,9 @@ def compare(
                     compare_pass(ledger, what, reference.run(), theirs, truth.run())
                 if recipe.given:
                     trained = list(ours.param_gradients)
-                    curves = Updates(ledger, recipe, fresh, port, what, trained, leaves, state, said).compare()
+                    updates = Updates(ledger, recipe, fresh, port, what, trained, leaves, state, said)
+                    curves = updates.compare()
+                    wrong = wrong or searched(said, lambda: update_lines(updates))
                     compare_metrics(ledger, recipe, fresh(), port, chosen, leaves, state)
             except PortError as error:
                 ledger.refuse_here(GIVEN, str(error))
@@ -211,3 +211,12 @@ def compare(
             environment=environment(platform, [jax_side], torch_side),
             seconds=time.monotonic() - started,
         )
+
+
+def searched(notes: list[str], search: Callable[[], Lines | None]) -> Lines | None:
+    """What the search finds; where it fails, a note: the verdict stands without."""
+    try:
+        return search()
+    except Exception as error:
+        notes.append(f"The wrong lines could not be looked for: {described(error)}.")
+        return None

@@ -11,6 +11,7 @@ import torch
 from parity.broken import described, of_port
 from parity.budget import Tolerance
 from parity.entries import GIVEN, Key
+from parity.envelope import watched_steps
 from parity.ledger import Ledger
 from parity.pair.inputs import Inputs
 from parity.pair.loss import Output
@@ -19,7 +20,6 @@ from parity.pair.outputs import floating
 from parity.pair.recipe import Recipe, scalar, untraced
 from parity.pair.torch_masks import recorded
 from parity.pair.torch_model import TorchModel
-from parity.reference import watched_steps
 from parity.stages import compare_evaluation
 from parity.widen_jax import widened
 from twinstep.errors import UserError

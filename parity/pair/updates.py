@@ -8,6 +8,7 @@ import numpy as np
 
 from parity.budget import EPS, TRAJECTORY_LOSS, relative
 from parity.entries import GIVEN, Key
+from parity.envelope import PERTURBATIONS, compare_losses, enter_within, moved_by, watched_steps
 from parity.ledger import Ledger
 from parity.pair.clipping import compare_clipping
 from parity.pair.masks import Mask
@@ -17,9 +18,7 @@ from parity.pair.recipe import Recipe
 from parity.pair.stages import Compared, loss_tolerance
 from parity.pair.torch_model import TorchModel, load
 from parity.pair.training import JaxOptimizer, TorchTraining, like, train_port
-from parity.reference import PERTURBATIONS, moved_by, watched_steps
 from parity.result import Curve
-from parity.trajectory import compare_losses, enter_within
 
 Named = Mapping[str, Any]
 

@@ -11,10 +11,11 @@ from jax.flatten_util import ravel_pytree
 from jax_impl import step
 from parity.check import check, check_here
 from parity.check_configs import subject, with_flags
+from parity.envelope import watched_steps
 from parity.faults.fault import swapped
 from parity.faults.rewritten_models import scanned
 from parity.faults.rewritten_optimizers import muon_that_keeps
-from parity.reference import make_reference, watched_steps
+from parity.reference import make_reference
 from parity.request import Request
 from parity.result import STAGES, Result
 from twinstep.config import Config, CorpusConfig, GPTConfig

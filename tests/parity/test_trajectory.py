@@ -5,10 +5,11 @@ import pytest
 
 from parity.budget import EPS, TRAJECTORY_LOSS, relative
 from parity.entries import Key
+from parity.envelope import FLOOR_ULPS, enter_weights, loss_envelope, within
 from parity.ledger import Ledger
 from parity.reference import Reference, Run, perturb
 from parity.side import TrainingState
-from parity.trajectory import FLOOR_ULPS, compare_runs, enter_weights, loss_envelope, within
+from parity.trajectory import compare_runs
 
 WEIGHTS = np.linspace(1.0, 2.0, 2000)  # enough for a verdict of their own
 

@@ -144,6 +144,33 @@ def test_a_wrong_loss_is_a_line_of_the_losses():
     assert text(result.lines.jax) == "return (output**2).sum() / math.prod(x.shape[:-1])"
 
 
+@pytest.mark.parametrize(
+    ("transformation", "operation"),
+    [
+        (optax.adamw(1e-2, eps=1e-5, weight_decay=0.1), "eps"),
+        (optax.adamw(1e-2, weight_decay=0.01), "weight_decay"),
+        (optax.adamw(1e-2, b2=0.99, weight_decay=0.1), "beta2"),
+    ],
+)
+def test_of_an_optimizer_the_lines_are_those_of_torchs_and_of_optaxs(transformation, operation):
+    optimizers = (lambda ps: torch.optim.AdamW(ps, 1e-2, weight_decay=0.1), transformation)
+    result = lines_of(mlp, optimizers=optimizers)
+    assert result.first_divergence.stage == "update"
+    assert result.lines.torch.file.endswith("torch/optim/adam.py")
+    assert operation in "".join(
+        linecache.getline(result.lines.torch.file, n)
+        for n in range(result.lines.torch.first - 1, result.lines.torch.last + 2)
+    )
+    assert "optax" in result.lines.jax.file
+
+
+def test_a_right_optimizer_has_no_wrong_lines():
+    optimizers = (lambda ps: torch.optim.AdamW(ps, 1e-2, weight_decay=0.1), optax.adamw(1e-2, weight_decay=0.1))
+    result = lines_of(mlp, optimizers=optimizers)
+    assert result.verdict == "agrees"
+    assert result.lines is None
+
+
 def test_lines_are_those_before_any_update():
     optimizers = (lambda ps: torch.optim.SGD(ps, 0.1), optax.sgd(0.1))
     other = lambda params, x: mlp(params, x, gelu=jax.nn.relu)
