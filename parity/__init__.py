@@ -25,7 +25,8 @@ _shadows["check_not_shadowed"](__file__, ("twinstep", "jax_impl", "torch_ref"))
 from twinstep.extras import needs  # noqa: E402
 
 if TYPE_CHECKING:
-    from parity.adapters import linen_function, nnx_function, nnx_function_with_buffers
+    from parity.adapters.linen import linen_function
+    from parity.adapters.nnx import nnx_function, nnx_function_with_buffers
     from parity.pair.compare import compare
     from parity.weights import Rule, carry
 
@@ -35,9 +36,9 @@ HOMES = {
     "Rule": "weights",
     "carry": "weights",
     "compare": "pair.compare",
-    "linen_function": "adapters",
-    "nnx_function": "adapters",
-    "nnx_function_with_buffers": "adapters",
+    "linen_function": "adapters.linen",
+    "nnx_function": "adapters.nnx",
+    "nnx_function_with_buffers": "adapters.nnx",
 }
 
 

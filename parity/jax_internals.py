@@ -4,24 +4,25 @@ All of it stands here, so that a new JAX can break this file only; `tests/parity
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import numpy as np
 from jax._src import source_info_util
-from jax._src.interpreters import partial_eval
+from jax._src.interpreters import ad, partial_eval
 from jax._src.lax import lax as lax_internal
 from jax._src.numpy import array_constructors
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 from jax.extend.core.primitives import name_p
 
 from parity.lines.line import Line, one_line
+from parity.lines.whose import whose
 
-__all__ = ["ClosedJaxpr", "Jaxpr", "JaxprEqn", "Literal", "Scan", "Var", "bind", "called_function",
-           "constant_key", "constants_as_written", "draws_random_numbers", "inner_jaxprs", "scan_of", "tag_of",
-           "user_line", "with_params"]  # fmt: skip
+__all__ = ["ClosedJaxpr", "Jaxpr", "JaxprEqn", "Literal", "Scan", "Var", "at", "bind", "called_function",
+           "constant_key", "constants_as_written", "draws_random_numbers", "frames_of", "inner_jaxprs", "is_backward",
+           "is_forward_again", "scan_of", "tag_of", "traced_with_lines", "user_line", "with_params"]  # fmt: skip
 
 source_info_util.register_exclusion(__file__)  # `constants_as_written` stands between the user's line and JAX
 TRACING = jax.make_user_context(None)  # part of the key of each of JAX's caches
@@ -57,10 +58,85 @@ def called_function(eqn: JaxprEqn) -> ClosedJaxpr | None:
 
 def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
     """One equation, unchanged, with its own rule of differentiation and its own line."""
-    names = source_info_util.current_name_stack() + eqn.source_info.name_stack
-    with source_info_util.user_context(eqn.source_info.traceback, name_stack=names), eqn.ctx.manager:
+    with at(eqn), eqn.ctx.manager:
         outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
+
+
+def at(eqn: JaxprEqn) -> AbstractContextManager[None]:
+    """What is traced within it stands where the equation stands: in its own line, or else in that around it."""
+    own = eqn.source_info.traceback
+    around = source_info_util._source_info_context.context.traceback
+    known = around is None or any(whose(frame.file) != "machinery" for frame in frames_of(eqn))
+    names = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    return source_info_util.user_context(own if known else around, name_stack=names)
+
+
+def frames_of(eqn: JaxprEqn) -> Iterator[Line]:
+    """The calls that led to the equation, innermost first, up to where JAX began to trace the function around it."""
+    traceback = eqn.source_info.traceback
+    if traceback is None:
+        return
+    for code, place in zip(*traceback.raw_frames(), strict=True):
+        frame = source_info_util.raw_frame_to_frame(code, place)
+        yield one_line(frame.file_name, frame.start_line, frame.function_name)
+
+
+def is_backward(eqn: JaxprEqn) -> bool:
+    """Whether its own names say that it belongs to a backward pass."""
+    return "transpose(" in str(eqn.source_info.name_stack)
+
+
+def is_forward_again(eqn: JaxprEqn) -> bool:
+    """Whether it computes a part of the forward pass again, within a backward pass."""
+    return "rematted_computation" in str(eqn.source_info.name_stack)
+
+
+@contextmanager
+def traced_with_lines() -> Iterator[None]:
+    """What is traced within it has the lines of this call, the rules of custom derivatives those of their own code.
+
+    JAX holds no function as traced already within it.
+    """
+    transpose = ad.primitive_transposes[ad.custom_lin_p]
+
+    def transpose_with_lines(cotangents: Any, *inputs: Any, bwd: Any, **params: Any) -> Any:
+        return transpose(cotangents, *inputs, bwd=Rule(bwd), **params)
+
+    with (
+        mock.patch.dict(ad.primitive_transposes, {ad.custom_lin_p: transpose_with_lines}),
+        mock.patch.object(source_info_util, "reset_name_stack", no_context),
+        TRACING(object()),
+    ):
+        yield
+
+
+class Rule(NamedTuple):
+    """The rule of a custom derivative's backward pass, as a jitted function: traced for itself, with its own lines."""
+
+    rule: Any
+
+    def call_wrapped(self, *args: Any) -> list[Any]:
+        """The cotangents; what JAX does not compute (None, a zero that is only named) stays as it is."""
+        others: dict[int, Any] = {}
+
+        def rule(*args: Any) -> list[Any]:
+            outputs = self.rule.call_wrapped(*args)
+            others.update({i: x for i, x in enumerate(outputs) if not isinstance(x, jax.Array)})
+            return [None if i in others else x for i, x in enumerate(outputs)]
+
+        return [others.get(i, x) for i, x in enumerate(jax.jit(rule)(*args))]
+
+
+@contextmanager
+def no_context() -> Iterator[None]:
+    """The lines that JAX is at do not count within it, nor do the names."""
+    holder = source_info_util._source_info_context
+    before, holder.context = holder.context, source_info_util.new_source_info()
+    try:
+        yield
+    finally:
+        holder.context = before
 
 
 def scan_of(eqn: JaxprEqn) -> Scan | None:

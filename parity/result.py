@@ -18,6 +18,8 @@
                       why_unchecked, diagnosis}
     curves            list of {init, steps, reference_loss, port_loss, free_error, envelope, free_budget,
                       anchored_steps, anchored_error, anchored_envelope}
+    lines             null, or {torch, jax, operations, operands}: the first wrong line of either side, each null or
+                      {file, first, last, function, exact}, and by side what is computed there, and from what
     needed            list of the stages without which silence proves nothing
     model, dtype, steps, seed, seeds, devices, seconds, command
     config            the configuration that was checked, as in a run's config.json
@@ -40,6 +42,8 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
+
+from parity.lines.line import Line, Lines
 
 STAGES = (
     "data",
@@ -191,6 +195,7 @@ class Result:
     command: str = ""
     seconds: float = 0.0
     needed: list[str] = field(default_factory=list)
+    lines: Lines | None = None
 
     @property
     def verdict(self) -> Status:
@@ -234,7 +239,10 @@ class Result:
         else:
             why = f"relative error {d.relative_l2:.1e}, budget {d.budget:.1e}"
         why += f"; {d.guess}" if d.guess else ""
-        why += f"; see {d.code['jax']}" if d.code else ""
+        if self.lines is not None and str(self.lines):
+            why += f"; first wrong: {self.lines}"
+        elif d.code:
+            why += f"; see {d.code['jax']}"
         return (
             f"The JAX port of {self.model} diverges from PyTorch in {self.dtype}, first at stage {d.stage}, "
             f"tensor {d.tensor}, step {d.step} ({d.init} initialization): {why}.{d.hint and ' ' + d.hint}"
@@ -266,7 +274,7 @@ class Result:
     def from_json(values: dict[str, Any]) -> "Result":
         """The inverse of `to_json`; null becomes infinity where a number must stand."""
         values = {k: v for k, v in values.items() if k not in ("schema", "verdict", "sentence")}
-        first = values.pop("first_divergence")
+        first, lines = values.pop("first_divergence"), values.pop("lines")
         stages = {name: StageResult(**_restore(stage)) for name, stage in values.pop("stages").items()}
         return Result(
             **values
@@ -275,8 +283,15 @@ class Result:
             | {"not_run": [NotRun(**x) for x in values["not_run"]]}
             | {"idle": [Idle(**x) for x in values["idle"]]},
             stages=stages,
+            lines=None if lines is None else lines_of(lines),
             first_divergence=None if first is None else Divergence(**_diagnosed(_restore(first))),
         )
+
+
+def lines_of(values: dict[str, Any]) -> Lines:
+    """The inverse of what `to_json` makes of it."""
+    both = {side: None if values[side] is None else Line(**values[side]) for side in ("torch", "jax")}
+    return Lines(**{**values, **both})
 
 
 def ratio_to_budget(relative_l2: float, budget: float) -> float:

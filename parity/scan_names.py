@@ -8,15 +8,24 @@ from typing import Any
 def by_layer(known: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
     """`found` with "h.0.attn[1]", "h.attn[1]" and "attn[1]" renamed to "h.1.attn" where that alone is among `known`.
 
-    Micro-steps and further calls keep what their names end in. What has no such name stays as it is.
+    Micro-steps and further calls keep what their names end in. What has no such name stays as it is; of two that lead
+    to one name, "h.0[1]" and "h.1[0]", the later iteration has it: the other is a second output of the scanned module.
     """
     known = set(known)
-    renamed: dict[str, Any] = {}
-    for name, value in found.items():
+    new_names: dict[str, str] = {}
+    for name in sorted(found, key=iteration):
         layers = {name} if name in known else layers_of(name, known)
         new = layers.pop() if len(layers) == 1 else name
-        renamed[name if new in found and new != name else new] = value
-    return renamed
+        if new == name or new not in found:
+            new_names[new] = name
+    old_names = {name: new for new, name in new_names.items()}
+    return {old_names.get(name, name): value for name, value in found.items()}
+
+
+def iteration(name: str) -> int:
+    """The number of a scan's iteration within a name; 0 where there is none."""
+    match = re.search(r"\[(\d+)\]", name)
+    return int(match[1]) if match else 0
 
 
 def layers_of(name: str, known: set[str]) -> set[str]:

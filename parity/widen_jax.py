@@ -13,6 +13,7 @@ from parity.jax_internals import (
     JaxprEqn,
     Literal,
     Var,
+    at,
     bind,
     called_function,
     constant_key,
@@ -89,9 +90,11 @@ class Widening:
         if name == "reduce_precision":
             return inputs
         if name in ("custom_jvp_call", "custom_vjp_call"):
-            return self.with_own_derivative(eqn, inputs)
+            with at(eqn):
+                return self.with_own_derivative(eqn, inputs)
         if name in ("jit", "pjit") and (inner := called_function(eqn)) is not None:
-            return self.evaluate(inner.jaxpr, inner.consts, inputs)
+            with at(eqn):
+                return self.evaluate(inner.jaxpr, inner.consts, inputs)
         wide_eqn = with_params(eqn, wide_param, self.wide_function)
         try:
             return bind(wide_eqn, inputs)

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from parity.lines.line import Line, one_line
+from parity.lines.frames import running_lines
+from parity.lines.line import Line
 
 WIDE = {
     torch.float16: torch.float64,
@@ -21,8 +21,6 @@ WIDE = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
-NOT_THE_USERS = (str(Path(torch.__file__).parent), __file__, "<")
-OURS = str(Path(__file__).parent)
 
 
 @contextmanager
@@ -37,7 +35,7 @@ def widened() -> Iterator[list[Line]]:
     casts: list[Line] = []
 
     def note() -> None:
-        if (cast := user_line()) is not None and cast not in lines:
+        if (cast := running_lines()[0]) is not None and cast not in lines:
             lines[cast] = None
             casts.append(cast)
 
@@ -149,17 +147,6 @@ def grouped_mm(
             output[:, group] = a[i] @ b[:, group]
         return output
     return torch.stack([a[:, group] @ b[group] for group in groups])
-
-
-def user_line() -> Line | None:
-    """The line of the user's that is running: the innermost outside torch; None where that is one of parity's."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(NOT_THE_USERS) and not file.endswith("contextlib.py"):
-            return None if file.startswith(OURS) else one_line(file, frame.f_lineno, frame.f_code.co_name)
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 def widen_module(module: nn.Module) -> None:

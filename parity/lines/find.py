@@ -1,6 +1,7 @@
 """The line of torch's and the line of the port's that compute something else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from parity.lines.fingerprint import distance
@@ -12,6 +13,7 @@ from parity.lines.suspects import LEAVES, Operand, operands, origin, suspects
 # From the rounding of float64 on. Tables that a code makes in float32 part by 1e-8 before anything is wrong.
 TOLERANCES = (1e-11, 1e-9, 1e-7, 1e-5, 1e-3)
 STANDS_OUT = 10  # how much larger than the tolerance the error of a suspect is
+EXPLAINS = 1e-4  # of the results' error, what a suspect's own is at least: less of it is the rounding of a table
 
 
 class Suspect(NamedTuple):
@@ -39,15 +41,21 @@ def find(torch: Graph, jax: Graph, results: Sequence[tuple[str, str]], backward:
     ours = [torch.results[name] for name, _ in results if name in torch.results]
     theirs = [jax.results[name] for _, name in results if name in jax.results]
     best: Found | None = None
+    wrong = max(
+        (distance(torch.nodes[a].fingerprint, jax.nodes[b].fingerprint) for a, b in zip(ours, theirs, strict=True)),
+        default=0.0,
+    )
     for tolerance in TOLERANCES:
         sides = match(torch, jax, tolerance)
         found = suspects(sides[0], ours, backward), suspects(sides[1], theirs, backward)
         if not any(found):
             break
-        chosen = closest(sides, *found)
+        chosen = closest(sides, found[0] or ours, found[1] or theirs)
         pair = [None if one is None else suspect(side, one, tolerance) for side, one in zip(sides, chosen, strict=True)]
         best = Found(pair[0], pair[1], tolerance)
-        if all(one is None or rests_on_agreement(one) for one in pair) and stands_out(sides, chosen, tolerance):
+        if all(one is None or rests_on_agreement(one) for one in pair) and stands_out(
+            sides, chosen, max(STANDS_OUT * tolerance, min(1.0, wrong) * EXPLAINS)
+        ):
             break
     return best
 
@@ -83,13 +91,16 @@ def rests_on_agreement(one: Suspect) -> bool:
     return all(operand.status in ("agrees", "") for operand in one.operands if one.side.telling[operand.node])
 
 
-def stands_out(sides: tuple[Side, Side], chosen: tuple[int | None, int | None], tolerance: float) -> bool:
-    """Whether a suspect is off by more than the tolerance leaves to rounding."""
+def stands_out(sides: tuple[Side, Side], chosen: tuple[int | None, int | None], least: float) -> bool:
+    """Whether the suspects are further apart than that, or from any of the other side's arrays."""
+    both = [side.graph.nodes[number] for side, number in zip(sides, chosen, strict=True) if number is not None]
+    if len(both) == 2 and both[0].fingerprint.size == both[1].fingerprint.size:
+        return distance(both[0].fingerprint, both[1].fingerprint) >= least
     for side, number in zip(sides, chosen, strict=True):
         if number is not None:
             own = side.graph.nodes[number].fingerprint
             off = min((distance(own, node.fingerprint) for node in side.other.nodes), default=float("inf"))
-            if off < STANDS_OUT * tolerance:
+            if off < least and not side.matched(number):
                 return False
     return True
 
@@ -111,4 +122,4 @@ def line_of(side: Side, number: int, known: list[Operand]) -> Line | None:
         if other.line and (other.line.file, other.line.function) == (node.line.file, node.line.function):
             lines.append(other.line)
     first, last = min(line.first for line in lines), max(line.last for line in lines)
-    return node.line._replace(first=first, last=last, exact=False)
+    return replace(node.line, first=first, last=last, exact=False)

@@ -29,7 +29,7 @@ class Side(NamedTuple):
         """How the numbers stand in the nearest of the other side's arrays that have them."""
         own = self.graph.nodes[number]
         found = {relation(own, self.other.nodes[match], tolerance) for match in self.matches[number]}
-        order: tuple[Relation, ...] = ("same", "transposed", "unknown", "swapped", "reordered")
+        order: tuple[Relation, ...] = ("same", "transposed", "swapped", "reordered")
         return next((one for one in order if one in found), "unknown")
 
 

@@ -13,10 +13,12 @@ from parity.entries import GIVEN
 from parity.environment import environment
 from parity.exercised import source_files, watch_lines
 from parity.ledger import Ledger
+from parity.lines.line import Lines
 from parity.pair import notes
 from parity.pair.carrying import Convert, compare_weights
 from parity.pair.equals import told_apart
 from parity.pair.inputs import read_inputs
+from parity.pair.lines import wrong_lines
 from parity.pair.loss import Output, jax_projection, torch_projection
 from parity.pair.models import JaxModel, Pass, TorchModel, move_weights, own_copy
 from parity.pair.setup import (
@@ -102,6 +104,7 @@ def compare(
     if optimizers is not None and dtype != "float64":
         raise UserError(f"optimizers are compared in float64 only, and dtype is {dtype!r}; leave one of the two out")
     wide, ledger, said = dtype == "float64", Ledger(dtype), list[str]()
+    wrong: Lines | None = None
     seeds = 1 if wide else SEEDS
     jax_side, torch_side = jax_device(platform), torch_device(platform)
     with jax.enable_x64(wide), jax.default_device(jax_side):
@@ -137,6 +140,8 @@ def compare(
                     passed = Ledger(dtype)
                     compare_pass(passed, what._replace(known=known), ours, theirs, None)
                 ledger.entries |= passed.entries
+                if wide:
+                    wrong = wrong_lines(ledger.judge(), what, reference, port, leaves, state)
                 said += notes.left_out(what, ours, theirs)
                 for seed in range(1, seeds):
                     moved = move_weights(reference, truth, seed)
@@ -168,6 +173,7 @@ def compare(
             curves=[],
             first_divergence=first,
             needed=list(NEEDED),
+            lines=wrong,
             notes=said,
             environment=environment(platform, [jax_side], torch_side),
             seconds=time.monotonic() - started,

@@ -8,6 +8,7 @@ from parity.report.causes import causes
 from parity.report.divergence import causes_table, first_divergence, worst_tensors
 from parity.report.heat import LEVELS, MOST_ROWS, by_layer, by_step
 from parity.report.markup import Markup, element, join
+from parity.report.source import lines_section
 from parity.report.tables import facts, heat_legend, heat_table, page, section, table
 from parity.report.terminal import MARKS, notes, ran_on, ratio_sentence, seeds, stage_numbers
 from parity.report.text import NONE, count, duration
@@ -21,7 +22,14 @@ def report_page(result: Result) -> str:
     """The whole page."""
     title = f"Parity of {result.model} in {result.dtype}: {result.verdict}"
     found = what_was_found(result) if result.tensors else [element("p", "Nothing was compared.")]
-    return page(title, *head(result), *first_divergence(result), *found, section("Repeat it", *repeat(result)))
+    return page(
+        title,
+        *head(result),
+        *first_divergence(result),
+        *lines_section(result),
+        *found,
+        section("Repeat it", *repeat(result)),
+    )
 
 
 def what_was_found(result: Result) -> Iterator[Markup]:

@@ -30,6 +30,9 @@ p, ul, dl { margin: 0.5rem 0; }
 code, pre { font: 0.875rem/1.45 ui-monospace, monospace; }
 pre { background: var(--box); border: 1px solid var(--rule); border-radius: 6px; padding: 0.75rem; }
 pre { white-space: pre-wrap; margin: 0.5rem 0; }
+h3 { font-size: 1rem; margin: 0.5rem 0; }
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 0.75rem; }
+.wrong { color: var(--bad); font-weight: 600; }
 summary { cursor: pointer; padding: 0.25rem 0; }
 .verdict { font-size: 1.1rem; border-left: 5px solid; padding: 0.5rem 0.75rem; background: var(--box); }
 .soft, caption, figcaption { color: var(--soft); }

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from parity.report.source import print_lines
 from parity.report.text import (
     NONE,
     count,
@@ -48,6 +49,7 @@ def print_report(result: Result, console: Console, files: Sequence[Path] = ()) -
     if result.first_divergence is not None:
         for line in told(result.first_divergence):
             console.print(Text(printable(line)))
+    print_lines(result, console)
     for note in notes(result):
         console.print(Text(f"! {printable(note)}", style="yellow"))
     if (ratios := ratio_sentence(result)) is not None:

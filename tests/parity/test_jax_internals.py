@@ -83,3 +83,59 @@ def test_literals_and_variables_are_of_two_classes():
     kinds = [type(atom) for atom in eqn.invars]
     assert kinds == [jax_internals.Var, jax_internals.Literal], changed("has other kinds of inputs")
     assert eqn.invars[1].val == 2
+
+
+def lines(eqn):
+    """The lines of this file that led to the equation, innermost first."""
+    return [line.first for line in jax_internals.frames_of(eqn) if line.file == __file__]
+
+
+def line_of(function, lines_on=0):
+    return function.__code__.co_firstlineno + lines_on
+
+
+def test_a_jitted_function_that_is_traced_knows_no_line_of_its_call():
+    called = lambda x: jnp.var(x)
+    (eqn,) = equations(called, X)
+    inner = jax_internals.called_function(eqn).jaxpr.eqns
+    assert lines(eqn) == [line_of(called)], changed("has other frames around an equation")
+    assert [lines(e) for e in inner] == [[]] * len(inner), changed("shows where a jitted function was called first")
+
+
+def test_an_equation_stands_in_the_line_around_it_where_it_has_none():
+    def again(x):
+        (eqn,) = equations(jnp.var, x)
+        (outer,) = equations(lambda x: jnp.var(x), x)
+        with jax_internals.at(outer):
+            return jax_internals.bind(jax_internals.called_function(eqn).jaxpr.eqns[0], [x])
+
+    (eqn,) = equations(again, X)
+    assert lines(eqn) == [line_of(again, 2)], changed("keeps its context of lines elsewhere")
+
+
+def test_the_names_of_an_equation_tell_the_backward_pass():
+    function = jax.checkpoint(lambda x: jnp.sin(jnp.sin(x)))
+    forward, backward = equations(jax.value_and_grad(function), 1.0)[0], equations(jax.grad(function), 1.0)[-1]
+    assert not jax_internals.is_backward(forward)
+    assert jax_internals.is_backward(backward), changed("names a backward pass otherwise")
+    again = [jax_internals.is_forward_again(e) for e in jax_internals.called_function(backward).jaxpr.eqns]
+    assert any(again), changed("names what it rematerializes otherwise")
+    assert not all(again)
+
+
+def test_the_rule_of_a_custom_derivative_has_its_own_lines():
+    rule = lambda _, g: (jnp.exp(g),)
+
+    def function(x):
+        own = jax.custom_vjp(jnp.sin)
+        own.defvjp(lambda x: (jnp.cos(x), None), rule)
+        return own(x)
+
+    def exp():
+        found = equations(jax.grad(function), 1.0)
+        inner = [e for eqn in found if (call := jax_internals.called_function(eqn)) for e in call.jaxpr.eqns]
+        return next(e for e in [*found, *inner] if e.primitive.name == "exp")
+
+    assert lines(exp()) == [line_of(function, 3)], changed("gives a rule's own lines by itself: drop `Rule`")
+    with jax_internals.traced_with_lines():
+        assert lines(exp()) == [line_of(rule)], changed("calls a rule otherwise")

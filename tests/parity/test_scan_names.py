@@ -29,3 +29,11 @@ def test_what_could_be_two_layers_or_is_there_already_keeps_its_name():
     assert list(by_layer(["a.0.x", "b.0.x"], {"x[0]": 1})) == ["x[0]"]
     assert by_layer(["h.1.x"], {"h.1.x": 1, "h.0.x[1]": 2}) == {"h.1.x": 1, "h.0.x[1]": 2}
     assert by_layer(["h.1.x"], {"h.0.x[1]": 2, "h.1.x": 1}) == {"h.0.x[1]": 2, "h.1.x": 1}
+
+
+def test_a_second_output_of_a_scanned_module_does_not_take_a_layers_name():
+    """Linen's scanned modules return (carry, y): "h.0[1]" is the carry after layer 1, "h.1[0]" the y of layer 0."""
+    found = {f"h.{part}[{i}]": (part, i) for i in range(3) for part in range(2)}
+    renamed = by_layer(["h.0", "h.1", "h.2"], found)
+    assert {name: renamed[name] for name in ("h.0", "h.1", "h.2")} == {f"h.{i}": (0, i) for i in range(3)}
+    assert set(renamed.values()) == set(found.values())
