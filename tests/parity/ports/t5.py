@@ -242,7 +242,7 @@ BUGS = (
             *KEYS_AND_VALUES,
             "modeling_t5.py:T5LayerCrossAttention.forward: attention_output, position_bias, attn_weights = self.EncDec",
         ),
-        inside=("t5.py:norm: x32_BTD = ", "t5.py:norm: rms_BT1 = ", "t5.py:norm: return scale_D"),
+        inside=("t5.py:norm: rms_BT1 = ", "t5.py:norm: return scale_D"),
     ),
     Bug(
         "the head is not scaled", "head", lambda x_BTD, embedding_VD: x_BTD @ embedding_VD.T, "lm_head",
