@@ -1,26 +1,28 @@
 """What surrounds the two models in a training run, as it is handed in: pairs of torch's part and JAX's."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-import torch
 
 from parity.pair.inputs import Inputs
 from twinstep.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_STEPS = 200  # beyond which rounding has grown too large to tell anything
 RECIPE = ("optimizers", "batches", "schedules", "clip", "metrics")
 STAGES = {"batches": "data", "schedules": "schedule", "clip": "clip", "metrics": "evaluation"}
 
-Optimizers = tuple[Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer], optax.GradientTransformation]
+Optimizers = tuple[Callable[[Iterable["torch.nn.Parameter"]], "torch.optim.Optimizer"], optax.GradientTransformation]
 Data = Iterable[Any] | Callable[[int], Any]  # what a pipeline yields, step by step, or a function of the step
 Batches = tuple[Data, Data]
 Rate = Callable[[Any], Any]  # step -> learning rate
 Schedules = tuple[Callable[[Any], Any], Rate | list[Rate]]
-Clip = tuple[Callable[[list[torch.nn.Parameter]], Any], optax.GradientTransformation | Callable[[Any], Any]]
+Clip = tuple[Callable[[list["torch.nn.Parameter"]], Any], optax.GradientTransformation | Callable[[Any], Any]]
 Metric = Callable[..., float | Mapping[str, float]]
 Metrics = tuple[Metric, Metric]
 
@@ -105,7 +107,7 @@ def untraced(function: Callable[..., Any], *args: Any) -> Any:
 
 def scalar(x: Any, what: str) -> np.float64:
     """A single number of either framework. Raises UserError for anything else."""
-    array = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    array = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
     if array.size != 1 or not (array.dtype == bool or jax.numpy.issubdtype(array.dtype, np.number)):
         shape = f"an array of shape {array.shape}" if array.ndim else f"of type {type(x).__name__}"
         raise UserError(f"{what} is {shape}; it must be one number")
