@@ -1,6 +1,5 @@
 """What one side computed: its operations with their inputs, their lines, and what is remembered of their numbers."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from parity.lines.fingerprint import Fingerprint
@@ -44,7 +43,3 @@ class Graph(NamedTuple):
                 if operand in readers:
                     readers[operand].append(number)
         return readers
-
-    def leaves(self) -> Iterator[int]:
-        """Parameters, inputs and constants."""
-        return (number for number, node in enumerate(self.nodes) if not node.inputs)

@@ -36,7 +36,7 @@ from parity.pair.setup import (
     projection,
     read_port,
 )
-from parity.pair.stages import Compared, compare_pass
+from parity.pair.stages import NEEDED, Compared, check_dtype, compare_pass
 from parity.pair.torch_model import TorchModel, arrays_of, move_weights, of_tensors, own_copy, state_of
 from parity.pair.update_lines import update_lines
 from parity.pair.updates import Updates
@@ -44,11 +44,8 @@ from parity.pair.written import judged_pass
 from parity.platforms import jax_device, torch_device
 from parity.request import Platform
 from parity.result import Curve, Result
-from twinstep.errors import UserError
 
-DTYPES = ("float64", "float32", "bfloat16")
 SEEDS = 8  # in float32 and bfloat16: the weights as given, and moved a little at random
-NEEDED = ("activations", "loss", "gradients")  # without which there is no verdict
 
 Losses = tuple[Callable[..., torch.Tensor], Callable[..., jax.Array]]
 
@@ -123,8 +120,7 @@ def compare(
     not see, and whatever torch's part of anything raises.
     """
     started = time.monotonic()
-    if dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}")
+    check_dtype(dtype)
     recipe = read_recipe(Recipe(optimizers, batches, schedules, clip, metrics, steps), dtype)
     wide, ledger, said = dtype == "float64", Ledger(dtype), list[str]()
     wrong: Lines | None = None

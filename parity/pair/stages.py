@@ -14,10 +14,19 @@ from parity.pair.loss import Output, size_of_terms
 from parity.pair.models import Pass, output_name
 from parity.pair.outputs import axes_between
 from parity.stages import backwards
+from twinstep.errors import UserError
 
+DTYPES = tuple(TOLERANCES)
+NEEDED = ("activations", "loss", "gradients")  # without which there is no verdict
 TIMES = 10  # a budget is this many times the known rounding of numbers that were made in float32
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # torch's, the port's, and the truth where it is another
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises UserError for one in which no pair is compared."""
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}")
 
 
 class Compared(NamedTuple):

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from parity.pair.file import jax_side, known_options, run_file, torch_side
+from parity.pair.stages import check_dtype
 from parity.record.recording import File, Side, read_recording
 from parity.request import Platform
 from twinstep.errors import UserError
@@ -11,7 +12,6 @@ from twinstep.run_dir import new_folder
 
 # Of `parity.compare`'s other arguments; the rest is for training, of which a recording holds nothing.
 OPTIONS = ("convert", "weights", "layers", "dtype", "jax_inputs", "outputs", "buffers", "where", "losses", "platform")
-DTYPES = ("float64", "float32", "bfloat16")
 
 
 def record(
@@ -27,8 +27,7 @@ def record(
     options = found.get("OPTIONS", {}) if side == "jax" else known_options(path, found)
     dtype = dtype or options.get("dtype", "float64")
     platform = platform or options.get("platform", "cpu")
-    if dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}")
+    check_dtype(dtype)
     left_out = [name for name in options if name not in OPTIONS]
     notes = [f"Not recorded, and not compared: OPTIONS' {', '.join(left_out)}."] if left_out else []
     file = File(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), notes)

@@ -6,14 +6,12 @@ from pathlib import Path
 from parity.ledger import Ledger
 from parity.pair import notes
 from parity.pair.models import Pass
-from parity.pair.stages import compare_pass
+from parity.pair.stages import NEEDED, compare_pass
 from parity.pair.written import judged_pass
 from parity.record.pairing import Pairing, narrower_first, one_side, torch_with_jax
 from parity.record.recording import Ran, Recording, read_recording
 from parity.result import Result
 from twinstep.errors import UserError
-
-NEEDED = ("activations", "loss", "gradients")  # without which there is no verdict
 
 
 def compare_folders(one: Path, other: Path) -> Result:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from parity.lines.line import Line, short
+from parity.lines.line import Line
 from parity.report.markup import Markup, element
 from parity.report.tables import section
 from parity.report.text import printable
@@ -71,7 +71,7 @@ def lines_section(result: Result) -> Iterator[Markup]:
     columns = []
     for key, name, line in sides(result):
         where = "no line is known" if line is None else f"{'' if line.exact else 'at or near '}{line}"
-        parts = [element("h3", name), element("p", element("code", where), title=short(line.file) if line else None)]
+        parts = [element("h3", name), element("p", element("code", where))]
         if line is not None and (found := excerpt(line)):
             rows = [
                 element("span", f"{number:4}  {source}", class_="wrong" if wrong else "soft")

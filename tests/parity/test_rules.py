@@ -5,7 +5,6 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from flax import linen
 from torch import nn
 
 import parity
@@ -14,6 +13,7 @@ from parity.pair.layers import tags_of
 from parity.pair.trees import read_tree
 from parity.rules import Rule
 from parity.weights import carry
+from tests.helpers.attention import Attention, LinenAttention
 from twinstep.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -185,21 +185,6 @@ def test_a_rule_that_cannot_be_is_refused_in_one_line(bad):
     with pytest.raises(UserError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.att = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x):
-        return self.att(x, x, x, need_weights=False)[0]
-
-
-class LinenAttention(linen.Module):
-    @linen.compact
-    def __call__(self, x):
-        return linen.MultiHeadDotProductAttention(2, name="att")(x)
 
 
 PROJECTIONS = ("query", "key", "value")

@@ -11,6 +11,7 @@ from torch import nn
 
 import parity
 from parity import compare
+from tests.helpers.attention import Attention, LinenAttention
 from twinstep.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -336,21 +337,6 @@ def test_two_biases_that_a_port_adds_up_agree():
     wrong = compare(module, function, params, [x]).first_divergence
     assert (wrong.stage, wrong.tensor) == ("weights", "wi")
     assert "another order" in wrong.note
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.att = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x):
-        return self.att(x, x, x, need_weights=False)[0]
-
-
-class LinenAttention(linen.Module):
-    @linen.compact
-    def __call__(self, x):
-        return linen.MultiHeadDotProductAttention(2, name="att")(x)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
